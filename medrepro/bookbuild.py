@@ -1,0 +1,329 @@
+"""From executed notebooks and prose to the published book: keys, generated pages, the HTML and its checks.
+
+The book is always built from an empty folder, since a second build in a kept folder hides warnings, and swapped in by
+rename, so the last good book survives a failure.
+"""
+
+import hashlib
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from medrepro import checks, ledger, paths, sources, staging
+
+#: Parts of MathJax that no page uses: the other output formats and their fonts.
+UNUSED_MATHJAX = (
+    "tex-svg*.js",
+    "mml-*.js",
+    "tex-mml-*.js",
+    "*-svg*.js",
+    "node-main*",
+    "latest.js",
+    "tex-chtml-full*.js",
+    "startup.js",
+)
+
+
+class BookError(RuntimeError):
+    """The book could not be built, or the built pages have a fault; the message lists what to mend."""
+
+
+# -- what the book is made of ----------------------------------------------------------------------------------------
+
+
+def toc() -> list[str]:
+    """Files listed in ``_toc.yml``, without endings, in order."""
+
+    def files(node: Any) -> list[str]:
+        if isinstance(node, list):
+            return [name for item in node for name in files(item)]
+        if isinstance(node, dict):
+            own = [node[key] for key in ("root", "file") if key in node]
+            return own + [name for key in ("parts", "chapters", "sections") for name in files(node.get(key, []))]
+        return []
+
+    return files(yaml.safe_load((paths.root() / "_toc.yml").read_text(encoding="utf-8")))
+
+
+def pages() -> list[str]:
+    """Notebooks that the book lists, as ``paper/NN-topic``; a listed one that does not exist is an error."""
+    listed = [name.removeprefix("notebooks/") for name in toc() if name.startswith("notebooks/")]
+    for name in listed:
+        paths.notebook_file(name)
+    return listed
+
+
+def ledger_papers() -> list[str]:
+    """Papers with a ledger."""
+    return ledger.papers()
+
+
+def _named_tests(paper: str) -> list[str]:
+    return sorted({test for row in ledger.read(paper).rows for test in row.tests})
+
+
+def _checks_key(paper: str) -> str:
+    files = sorted({test.split("::")[0] for test in _named_tests(paper)} | {"tests/conftest.py"})
+    texts = [(paths.root() / file).read_text(encoding="utf-8") for file in files if (paths.root() / file).is_file()]
+    followed = sources.imports_of("\n".join(texts)) or ["medrepro"]
+    return _sha([_named_tests(paper), texts, sources.source_digest(followed)])
+
+
+def _book_key(profile: str) -> str:
+    root = paths.root()
+    files = [root / "_config.yml", root / "_toc.yml", *(root / "book").rglob("*")]
+    files += [*paths.PACKAGE.glob("*/*.yaml"), *paths.results().rglob("*.json")]
+    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files) if path.is_file()}
+    papers = [f"medrepro.{paper}.experiments" for paper in paths.papers()]
+    return _sha([profile, digests, sources.source_digest(["medrepro.bookbuild", *papers])])
+
+
+def _sha(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_keys(profile: str) -> None:
+    """Write the key files of the graph, each only if its digest differs; drop the stamp of a book that is gone."""
+    build = paths.build(profile)
+    for name in pages():
+        planned = [run.digest for run in staging.plan(name, profile)]
+        _write_key(build / "keys" / "runs" / name, _sha(planned))
+        _write_key(build / "keys" / "notebooks" / name, staging.key(name, profile))
+    for paper in ledger_papers():
+        _write_key(build / "keys" / "checks" / paper, _checks_key(paper))
+    _write_key(build / "keys" / "book", _book_key(profile))
+    if not (build / "html" / "index.html").is_file():
+        (build / "book.stamp").unlink(missing_ok=True)
+
+
+def _write_key(path: Path, digest: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") == digest:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(digest, encoding="utf-8")
+    os.replace(part, path)
+
+
+# -- generated pages -------------------------------------------------------------------------------------------------
+
+BADGE = {
+    "reproduced": "good", "supported": "good", "same direction": "fair", "contradicted": "bad", "not reproduced": "bad",
+}  # fmt: skip
+
+
+def _badge(verdict: str) -> str:
+    short = verdict.split(" (")[0]
+    return f'<span class="mr-verdict mr-{BADGE.get(short, "open")}">{html.escape(verdict)}</span>'
+
+
+def ledger_page(profile: str) -> str:
+    """The ledger as a page: one table a paper, every row with its verdict, data and notebook."""
+    parts = [
+        "# Ledger: what reproduces\n",
+        "Every table, figure, equation, part and claim of each paper, with a verdict that is computed from runs or tests.\n",
+        "The words are defined in the {doc}`glossary`. A row that has not been tried yet says so.\n",
+    ]
+    for paper in ledger_papers():
+        rows = ledger.decide(paper, profile)
+        parts.append(f"## {title(paper)}\n")
+        parts.append(f"{summary(rows)}\n")
+        head = "".join(
+            f'<th scope="col">{name}</th>' for name in ("Item", "What it states", "Verdict", "Decided by", "Notebook")
+        )
+        body = ""
+        for row in rows:
+            link = (
+                f'<a href="../notebooks/{row.notebook}.html">{html.escape(row.notebook.split("/")[1])}</a>'
+                if row.notebook
+                else "–"
+            )
+            decided = "; ".join(filter(None, (row.data, row.profile, row.note))) or "–"
+            told = f"{html.escape(row.statement)} <small>({html.escape(row.place)})</small>"
+            body += (
+                f'<tr><th scope="row">{html.escape(row.item)}</th><td>{told}</td><td>{_badge(row.verdict)}</td>'
+                f"<td><small>{html.escape(decided)}</small></td><td>{link}</td></tr>"
+            )
+        label = f"Ledger of {paper}"
+        parts.append(
+            f'<div class="mr-scroll" tabindex="0" role="region" aria-label="{label}"><table class="mr-table table mr-ledger">'
+            f"<caption>{label}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n"
+        )
+    if profile != "cpu":
+        parts.append(
+            f"This is a build at profile `{profile}`: rows that live runs decide show the committed verdicts.\n"
+        )
+    return "\n".join(parts)
+
+
+def title(paper: str) -> str:
+    """Title of a paper, from its published numbers."""
+    from medrepro.published import published
+
+    return published(paper).title
+
+
+def summary(rows: list[ledger.Verdict]) -> str:
+    """How many rows have which verdict, in one sentence."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        short = row.verdict.split(" (")[0]
+        counts[short] = counts.get(short, 0) + 1
+    return f"{len(rows)} rows: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "."
+
+
+def status_table(profile: str) -> str:
+    """What is reproduced so far, as the Markdown table of the front page and the README."""
+    lines = ["| paper | ledger | notebooks |", "| --- | --- | --- |"]
+    for paper in ledger_papers():
+        count = sum(name.startswith(f"{paper}/") for name in pages())
+        lines.append(f"| {title(paper)} | {summary(ledger.decide(paper, profile))} | {count} |")
+    return "\n".join(lines) + "\n"
+
+
+# -- building --------------------------------------------------------------------------------------------------------
+
+
+def assemble(profile: str, target: Path) -> Path:
+    """Lay out the book's sources in an empty folder: configuration, prose, generated pages, executed notebooks."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    root = paths.root()
+    shutil.copyfile(root / "_toc.yml", target / "_toc.yml")
+    shutil.copytree(root / "book", target / "book")
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    if address := os.environ.get("MEDREPRO_REPOSITORY"):
+        config["repository"]["url"] = address
+    if not config["repository"]["url"]:  # no address is known: then no button may point to one
+        config.pop("launch_buttons", None)
+        config["html"] = {key: value for key, value in config["html"].items() if not key.startswith("use_")}
+    (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    (target / "book" / "ledger.md").write_text(ledger_page(profile), encoding="utf-8")
+    (target / "book" / "status.txt").write_text(status_table(profile), encoding="utf-8")
+    for name in pages():
+        file = target / "notebooks" / f"{name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(staging.staged_file(name, profile), file)
+    extra = target / "extra" / "data"
+    extra.mkdir(parents=True)
+    rows = [row.public() for paper in ledger_papers() for row in ledger.decide(paper, profile)]
+    (extra / "ledger.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if (paths.build(profile) / "tables").is_dir():
+        shutil.copytree(paths.build(profile) / "tables", extra / "tables")
+    return target
+
+
+def build_book(profile: str) -> Path:
+    """Build the book from an empty folder with warnings as errors, check its pages, and swap it in.
+
+    Returns
+    -------
+    Path
+        ``index.html`` of the new book.
+
+    Raises
+    ------
+    BookError
+        Sphinx warned or failed, or a built page has a fault; the last good book stays.
+    """
+    build = paths.build(profile)
+    source, output = assemble(profile, build / "book-source"), build / "book-output"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(source), "--path-output", str(output)]
+    command += ["-W", "--keep-going", "-n", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    log = build / "logs" / "book.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    site = output / "_build" / "html"
+    if done.returncode or not (site / "index.html").is_file():
+        told = [line for line in (done.stdout + done.stderr).splitlines() if re.search("WARNING|ERROR|rror:", line)]
+        raise BookError(
+            "the book has faults, the last good one stays:\n" + "\n".join(told[:20]) + f"\nThe log is {log}"
+        )
+    polish(site)
+    if faults := page_faults(site):
+        raise BookError("built pages have faults, the last good book stays:\n" + "\n".join(faults[:20]))
+    old = build / "html.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if (build / "html").exists():
+        os.rename(build / "html", old)
+    os.rename(site, build / "html")
+    for path in (old, output, source):
+        shutil.rmtree(path, ignore_errors=True)
+    return build / "html" / "index.html"
+
+
+def polish(site: Path) -> None:
+    """Mend in the built pages what the theme does not let us configure, and drop the parts of MathJax nobody loads."""
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        new = re.sub(r'(<div class="citation[^>]*?) role="doc-biblioentry"', r"\1", text)
+        new = new.replace(' role="list"', "") if "citation" in new else new
+        new = re.sub(r'(<button[^>]*search-button[^>]*?) aria-label="Search"', r'\1 aria-label="Search Ctrl + K"', new)
+        if new != text:
+            path.write_text(new, encoding="utf-8")
+    for pattern in UNUSED_MATHJAX:
+        for path in site.glob(f"_static/**/{pattern}"):
+            if "mathjax" in str(path).lower():
+                path.unlink()
+
+
+class _Page(HTMLParser):
+    """Ids, links, pictures and outside addresses of one page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.faults: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if tag == "img":
+            alt, source = given.get("alt"), given.get("src") or ""
+            if alt is None or (alt and re.search(r"\.(png|svg|jpe?g)$|/|^[0-9a-f]{32,}", alt)):
+                self.faults.append(f"picture {source[-60:]} has no alt text (alt={alt!r})")
+        loaded = given.get("src") if tag in ("script", "img", "iframe") else None
+        if tag == "link" and given.get("rel") in ("stylesheet", "preload", "icon"):
+            loaded = given.get("href")
+        if loaded and urlsplit(loaded).netloc:
+            self.faults.append(f"<{tag}> loads {loaded} from another host")
+
+
+def page_faults(site: Path) -> list[str]:
+    """Faults of built pages: dead internal links, pictures without alt text, anything loaded from another host."""
+    read = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    faults = []
+    for path, page in read.items():
+        name = path.relative_to(site.resolve()).as_posix()
+        faults += [f"{name}: {fault}" for fault in page.faults]
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists():
+                faults.append(f"{name}: link to {link}, which does not exist")
+            elif parts.fragment and target in read and unquote(parts.fragment) not in read[target].ids:
+                faults.append(f"{name}: link to {link}, where no such place exists")
+    return faults
+
+
+def run_checks(paper: str, profile: str) -> Path:
+    """Run the tests that decide rows of a paper's ledger."""
+    return checks.run(paper, profile, _named_tests(paper))

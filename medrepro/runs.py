@@ -1,0 +1,602 @@
+"""Runs and their store: what was computed, from which settings, data and source, kept so that nothing is computed twice.
+
+A run is a plain function ``settings -> result`` named as ``"module:function"``. Its settings are JSON-able; one of them may
+be another run, whose digest then enters the digest and whose stored result is handed to the function. The result is a
+dictionary with any of the keys of `RESULT_KEYS`. A run lives in a folder named by its digest; the folder is written
+under a temporary name and renamed, so a killed process leaves no half run and two processes may write the same one.
+"""
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from medrepro import paths, sources
+
+#: Raised when the layout of a run's folder changes: older runs are then computed again.
+FORMAT = 1
+#: What a run function may return; every key is optional.
+RESULT_KEYS = ("metrics", "history", "arrays", "weights")
+#: Packages whose versions decide a run's numbers and so its digest.
+DECIDING = ("torch", "numpy", "monai", "scikit-image", "scikit-learn", "pywavelets")
+#: Arguments that the store hands to a run function which asks for them by name; they are no settings.
+GIVEN = ("device", "scratch")
+
+
+class RunError(RuntimeError):
+    """A run failed; the message names the run, its settings and what went wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training or evaluation, described but not computed.
+
+    Parameters
+    ----------
+    function
+        ``"module:function"``. The function may ask for `device` (str) and `scratch` (folder that survives a kill).
+    settings
+        Keyword arguments of the function: JSON-able values, or other runs. ``data`` names a data set.
+    device
+        ``"cpu"`` or ``"cuda"``: a setting of the profile, never detected while planning.
+    threads
+        Threads that the run may use; the machine is filled by several runs at once.
+    """
+
+    function: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self):
+        if self.function.count(":") != 1:
+            raise ValueError(f"a run's function is written 'module:function', got {self.function!r}")
+        if taken := [name for name in GIVEN if name in self.settings]:
+            raise ValueError(f"{self.function}: {taken} are handed over by the store and cannot be settings")
+        _canonical(self.settings, lambda run: run.function)
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that holds the function."""
+        return self.function.split(":")[0]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of function and settings alone: names a recorded result, whatever source, data or machine made it."""
+        return _sha({"function": self.function, "settings": _canonical(self.settings, lambda run: run.identity)})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the result: format, function, settings, data, source, device kind, versions."""
+        return _sha(
+            {
+                "format": FORMAT,
+                "function": self.function,
+                "device": self.device,
+                "threads": self.threads,
+                "settings": _canonical(self.settings, lambda run: run.digest),
+                "data": self.data_fingerprint(),
+                "source": sources.source_digest(self.module),
+                "versions": deciding_versions(),
+            }
+        )
+
+    def data_fingerprint(self) -> str | None:
+        """Fingerprint of the files behind the setting ``data``; None where the data are made by source."""
+        name = self.settings.get("data")
+        if not isinstance(name, str):
+            return None
+        from medrepro.data import registry
+
+        return registry.fingerprint(name)
+
+    def parents(self) -> list["Run"]:
+        """Runs among the settings."""
+        return [value for value in _leaves(self.settings) if isinstance(value, Run)]
+
+    def label(self) -> str:
+        """Short description for progress and messages."""
+        told = ", ".join(
+            f"{key}={value}" for key, value in self.settings.items() if isinstance(value, str | int | float)
+        )
+        return f"{self.function.rsplit('.', 1)[-1]}({told})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def _all(self) -> tuple:
+        return self.identity, self.device, self.threads
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        yield value
+        return
+    for item in value:
+        yield from _leaves(item)
+
+
+def _canonical(value: Any, name_run: Callable[[Run], str]) -> Any:
+    """Settings as plain JSON values, a run replaced by its name; anything else is refused."""
+    if isinstance(value, Run):
+        return {"run": name_run(value)}
+    if isinstance(value, Mapping):
+        if bad := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"names of settings are strings, got {bad[0]!r}")
+        return {key: _canonical(item, name_run) for key, item in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_canonical(item, name_run) for item in value]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(f"settings of a run are plain JSON values or runs, got {type(value).__name__}: {value!r}")
+
+
+def _sha(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+@cache
+def version(package: str) -> str | None:
+    """Installed version of a package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def deciding_versions() -> dict[str, str | None]:
+    """Versions that enter every digest, without the build tag (``2.13.0+cpu`` and ``2.13.0`` are one version)."""
+    return {name: (version(name) or "").split("+")[0] or None for name in DECIDING}
+
+
+# -- the store -------------------------------------------------------------------------------------------------------
+
+
+class StoredRun:
+    """A finished run, read from its folder; arrays and weights are opened when asked for."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        self.digest: str = content["digest"]
+        self.function: str = content["function"]
+        self.settings: dict[str, Any] = content["settings"]
+        self.metrics: dict[str, Any] = content["metrics"]
+        self.history: list[dict[str, Any]] = content["history"]
+        self.provenance: dict[str, Any] = content["provenance"]
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Stored arrays by name (no pickled objects are ever read)."""
+        import numpy as np
+
+        if not (self.path / "arrays.npz").is_file():
+            return {}
+        with np.load(self.path / "arrays.npz", allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Stored weights as tensors by name."""
+        from safetensors.torch import load_file
+
+        path = self.path / "weights.safetensors"
+        return load_file(path) if path.is_file() else {}
+
+    def __repr__(self) -> str:
+        return f"StoredRun({self.digest[:12]}, {self.function}, {self.metrics})"
+
+
+def folder(run: Run, store: Path | None = None) -> Path:
+    """Folder in which a run is, or will be, stored."""
+    return (store or paths.run_store()) / run.digest[:24]
+
+
+def load(run: Run, store: Path | None = None) -> StoredRun | None:
+    """Stored result of a run, or None; a folder that cannot be read counts as missing and is put aside."""
+    path = folder(run, store)
+    if not path.is_dir():
+        return None
+    try:
+        return StoredRun(path)
+    except (OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError):
+            os.rename(path, tempfile.mkdtemp(prefix=".broken-", dir=path.parent) + "/run")
+        return None
+
+
+def write(run: Run, result: Mapping[str, Any], provenance: Mapping[str, Any], store: Path | None = None) -> Path:
+    """Write a result under a temporary name and rename it; if another process was faster, its folder stays."""
+    target = folder(run, store)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "digest": run.digest,
+        "function": run.function,
+        "device": run.device,
+        "threads": run.threads,
+        "identity": run.identity,
+        "settings": _canonical(run.settings, lambda parent: parent.digest),
+        "metrics": plain(result.get("metrics", {})),
+        "history": plain(result.get("history", [])),
+        "provenance": plain(provenance),
+    }
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    try:
+        (temporary / "run.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if result.get("arrays"):
+            import numpy as np
+
+            np.savez_compressed(temporary / "arrays.npz", **{key: np.asarray(a) for key, a in result["arrays"].items()})
+        if result.get("weights"):
+            from safetensors.torch import save_file
+
+            weights = {key: tensor.detach().cpu().contiguous() for key, tensor in result["weights"].items()}
+            save_file(weights, temporary / "weights.safetensors")
+        os.chmod(temporary, 0o755)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not (target / "run.json").is_file():
+                raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left on the disk that holds {target.parent}: free some, or set "
+                "MEDREPRO_RUNS to a folder elsewhere; finished runs are kept",
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def plain(value: Any) -> Any:
+    """Numbers, strings, lists and dictionaries only; a number that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# -- computing -------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """Commit of the project, with ``+changes`` where files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(paths.root()), *arguments], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def all_versions() -> dict[str, str | None]:
+    """Python and every package that a run may touch, for provenance."""
+    names = (*DECIDING, "scipy", "pandas", "lightning", "nibabel", "nilearn", "pydicom", "medrepro")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _reset_peak_memory(device: str) -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_memory_mb(device: str) -> float | None:
+    if device == "cuda":
+        import torch
+
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return round(int(line.split()[1]) / 1024, 1)
+    except OSError:
+        pass
+    return None
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Hold torch and the numerical libraries to a number of threads inside; the old numbers come back afterwards."""
+    import threadpoolctl
+
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    with threadpoolctl.threadpool_limits(number):
+        import torch  # after the limit, which holds libraries loaded by then
+
+        before = before or torch.get_num_threads()
+        torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RunError(
+                "this run asks for a CUDA device and none is available: choose profile smoke or cpu, or run it "
+                "on a machine with an NVIDIA GPU and a CUDA build of torch (see the page 'How to use')"
+            )
+
+
+def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None) -> StoredRun:
+    """Compute one run in this process, its parents being stored already, and store it.
+
+    Raises
+    ------
+    RunError
+        The device is absent, the function is unknown or returns something else than results.
+    """
+    _check_device(run.device)
+    module, name = run.function.split(":")
+    function = getattr(importlib.import_module(module), name, None)
+    if function is None:
+        raise RunError(f"{module} has no function {name!r}: {run.function} cannot be computed")
+    settings = _with_parents(run.settings, store)
+    scratch = (store or paths.run_store()) / f".scratch-{run.digest[:24]}"
+    wanted = inspect.signature(function).parameters
+    given = {key: value for key, value in {"device": run.device, "scratch": scratch}.items() if key in wanted}
+    if "scratch" in given:
+        scratch.mkdir(parents=True, exist_ok=True)
+    _reset_peak_memory(run.device)
+    with _threads(run.threads):
+        start = time.perf_counter()
+        result = function(**settings, **given)
+        seconds = time.perf_counter() - start
+    if not isinstance(result, Mapping) or not set(result) <= set(RESULT_KEYS):
+        keys = sorted(result) if isinstance(result, Mapping) else type(result).__name__
+        raise RunError(f"{run.function} returned {keys}: expected a dictionary with keys among {RESULT_KEYS}")
+    provenance = {
+        "data": run.settings.get("data"),
+        "data_fingerprint": run.data_fingerprint(),
+        "seed": run.settings.get("seed"),
+        "source": sources.source_digest(run.module),
+        "commit": commit_id or commit(),
+        "versions": all_versions(),
+        "device": run.device,
+        "device_name": _device_name(run.device),
+        "threads": run.threads,
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": _peak_memory_mb(run.device),
+        "platform": platform.platform(),
+    }
+    path = write(run, result, provenance, store)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return StoredRun(path)
+
+
+def _with_parents(value: Any, store: Path | None) -> Any:
+    if isinstance(value, Run):
+        stored = load(value, store)
+        if stored is None:
+            raise RunError(
+                f"{value.label()} is needed by another run and is not in the store {store or paths.run_store()}"
+            )
+        return stored
+    if isinstance(value, Mapping):
+        return {key: _with_parents(item, store) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_parents(item, store) for item in value]
+    return value
+
+
+def _work(run: Run, store: Path, commit_id: str | None) -> str | None:
+    """Compute a run in a worker; an error comes back as text, since not every exception survives the journey."""
+    try:
+        compute(run, store=store, commit_id=commit_id)
+    except Exception as error:
+        frames = traceback.format_exc(limit=-4)
+        return f"{type(error).__name__}: {error}\n{frames}"
+    return None
+
+
+def _levels(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs and all runs they need, each once, in levels: a level needs earlier levels only."""
+    depth: dict[Run, int] = {}
+
+    def visit(run: Run) -> int:
+        if run not in depth:
+            depth[run] = 1 + max((visit(parent) for parent in run.parents()), default=-1)
+        return depth[run]
+
+    for run in runs:
+        visit(run)
+    return [[run for run in depth if depth[run] == level] for level in range(max(depth.values(), default=-1) + 1)]
+
+
+def workers(runs: Sequence[Run]) -> int:
+    """Worker processes for a level of runs: the cores over the threads of a run, one for CUDA (`MEDREPRO_WORKERS`)."""
+    if not runs or any(run.device == "cuda" for run in runs):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = int(os.environ.get("MEDREPRO_WORKERS") or cores)
+    return max(1, min(len(runs), allowed // max(run.threads for run in runs) or 1))
+
+
+def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = False) -> list[StoredRun]:
+    """Results of runs in their order; what is missing (parents too) is computed first, several at once.
+
+    Raises
+    ------
+    RunError
+        At least one run failed; the others are finished and kept. The message names the first failure.
+    """
+    store = store or paths.run_store()
+    for level in _levels(runs):
+        missing = [run for run in level if load(run, store) is None]
+        if missing:
+            _compute_level(missing, store, quiet=quiet)
+    return [load(run, store) or compute(run, store=store) for run in runs]
+
+
+def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
+    store.mkdir(parents=True, exist_ok=True)
+    number, commit_id, failures = workers(missing), commit(), []
+    progress = _Progress(len(missing), quiet=quiet)
+    if number == 1:
+        for run in missing:
+            failure = _work(run, store, commit_id)
+            failures += [(run, failure)] if failure else []
+            progress.step(run)
+    else:
+        failures = _in_workers(missing, store, commit_id, number, progress)
+    if failures:
+        run, text = failures[0]
+        raise RunError(
+            f"{len(failures)} of {len(missing)} runs failed, the others are kept in {store}. "
+            f"First failure: {run.label()}\n{text}"
+        )
+
+
+def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: int, progress: "_Progress") -> list:
+    from concurrent.futures import as_completed
+
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    # a worker that has trained once is warm: torch is loaded, code is compiled
+    executor = get_reusable_executor(max_workers=number, timeout=300, env={"OMP_NUM_THREADS": "1"})
+    futures, failures = {executor.submit(_work, run, store, commit_id): run for run in missing}, []
+    try:
+        for future in as_completed(futures):
+            run = futures[future]
+            try:
+                failure = future.result()
+            except TerminatedWorkerError:
+                failure = (
+                    "a worker process was ended from outside, often for want of memory: run again (finished runs are "
+                    "kept), with MEDREPRO_WORKERS=1 if it happens once more"
+                )
+            failures += [(run, failure)] if failure else []
+            progress.step(run)
+    except BaseException:
+        executor.shutdown(wait=False, kill_workers=True)
+        raise
+    return failures
+
+
+class _Progress:
+    """A line on stderr after each run: how many are done, the time gone and an estimate of the rest."""
+
+    def __init__(self, total: int, *, quiet: bool):
+        self.total, self.done, self.quiet, self.start, self.shown = total, 0, quiet, time.monotonic(), 0.0
+
+    def step(self, run: Run) -> None:
+        self.done += 1
+        gone = time.monotonic() - self.start
+        if self.quiet or (self.done < self.total and gone - self.shown < 2):
+            return
+        self.shown = gone
+        rest = gone / self.done * (self.total - self.done)
+        filled = round(20 * self.done / self.total)
+        print(
+            f"runs [{'#' * filled}{'.' * (20 - filled)}] {self.done}/{self.total}  {gone:.0f} s, about {rest:.0f} s left"
+            f"  {run.label()[:90]}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+# -- plans and tables ------------------------------------------------------------------------------------------------
+
+
+def experiments(notebook: str) -> Any:
+    """Module with the experiments of a notebook's paper."""
+    paper = notebook.split("/")[0]
+    if paper not in paths.papers():
+        raise ValueError(f"no paper {paper!r} in {notebook!r}; known: {', '.join(paths.papers()) or 'none'}")
+    return importlib.import_module(f"medrepro.{paper}.experiments")
+
+
+def plan(notebook: str, profile: str, **parameters: Any) -> list[Run]:
+    """Runs behind a notebook at a profile, listed and not computed; parameters are those of the notebook's first cell."""
+    return list(experiments(notebook).runs(notebook, profile, **parameters))
+
+
+def collect(results: Sequence[Any]) -> Any:
+    """One row a run: its plain settings, then its metrics, as a tidy pandas table (missing numbers are NaN)."""
+    import pandas as pd
+
+    def flat(result: Any) -> dict[str, Any]:
+        told = {
+            key: value
+            for key, value in result.settings.items()
+            if value is None or isinstance(value, str | int | float)
+        }
+        return {**told, **{key: math.nan if value is None else value for key, value in result.metrics.items()}}
+
+    return pd.DataFrame([flat(result) for result in results])
+
+
+def stored(store: Path | None = None) -> list[StoredRun]:
+    """All readable runs of the store, newest first."""
+    found = [path.parent for path in (store or paths.run_store()).glob("[0-9a-f]*/run.json")]
+    return [StoredRun(path) for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
+
+
+def clean(keep: Iterable[Run] = (), *, store: Path | None = None) -> list[Path]:
+    """Remove every run that is not in `keep` (with its parents), and what dead processes left behind; returns the folders."""
+    store = store or paths.run_store()
+    kept = {folder(run, store).name for level in _levels(keep) for run in level}
+    kept |= {f".scratch-{name}" for name in kept}
+    gone = [path for path in store.glob("*") if path.is_dir() and path.name not in kept]
+    for path in gone:
+        shutil.rmtree(path, ignore_errors=True)
+    return gone
