@@ -166,6 +166,38 @@ def ledger_page(profile: str) -> str:
     return "\n".join(parts)
 
 
+def data_page() -> str:
+    """The data sets and packaged images as a page."""
+    import pandas as pd
+
+    from medrepro.data import packaged, registry
+    from medrepro.plotting import table_html
+
+    sets = [registry.resolve(name) for name in registry.names()]
+    real = [
+        {"name": s.name, "what": s.title, "images": s.expected_images, "terms": s.terms, "where": s.where}
+        for s in sets
+        if not s.is_phantom
+    ]
+    made = [{"name": s.name, "what": s.title} for s in sets if s.is_phantom]
+    inside = [packaged.packaged_entry(name) for name in packaged.packaged_names()]
+    shipped = [{"name": e.name, "modality": e.modality, "what": e.what, "terms": e.terms} for e in inside]
+    parts = (
+        "# Data\n",
+        "Every notebook takes a parameter `data`: one of these names.\n",
+        "## Real sets\n",
+        "They are not shipped. Put them, in their published layout, under a folder of `MEDREPRO_DATA` (see {doc}`use`).\n",
+        table_html(pd.DataFrame(real), caption="Real image sets with masks") + "\n",
+        "## Phantoms\n",
+        "Made from a seed, with known truth. Their numbers are never shown as a paper's.\n",
+        table_html(pd.DataFrame(made), caption="Phantoms") + "\n",
+        "## Images inside packages\n",
+        "Real images and volumes that come with the installed packages; nothing is downloaded.\n",
+        table_html(pd.DataFrame(shipped), caption="Images and volumes inside packages") + "\n",
+    )
+    return "\n".join(parts)
+
+
 def title(paper: str) -> str:
     """Title of a paper, from its published numbers."""
     from medrepro.published import published
@@ -214,6 +246,7 @@ def assemble(profile: str, target: Path) -> Path:
         file = target / "notebooks" / f"{name}.ipynb"
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(staging.staged_file(name, profile), file)
+    (target / "book" / "data.md").write_text(data_page(), encoding="utf-8")
     extra = target / "extra" / "data"
     extra.mkdir(parents=True)
     rows = [row.public() for paper in ledger_papers() for row in ledger.decide(paper, profile)]

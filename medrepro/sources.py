@@ -13,18 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 #: Modules that a run function must never reach: settings, pictures and verdicts may change without training again.
-NOT_FOR_RUNS = ("experiments", "runs", "recorded", "page", "plotting", "ledger", "checks", "published", "cli", "staging", "bookbuild", "provenance")
-    "experiments",
-    "runs",
-    "recorded",
-    "page",
-    "plotting",
-    "ledger",
-    "published",
-    "cli",
+NOT_FOR_RUNS = (
+    "bookbuild", "checks", "cli", "experiments", "ledger", "page", "plotting", "provenance", "published", "recorded", "runs",
     "staging",
-    "bookbuild",
-)
+)  # fmt: skip
 
 
 @lru_cache(maxsize=64)

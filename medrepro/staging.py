@@ -105,6 +105,7 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
     """
     import papermill
 
+    runs.ensure(plan(notebook, profile, **given))  # here and not in the kernel, so that progress is seen
     target, log = staged_file(notebook, profile), paths.build(profile) / "logs" / f"{notebook}.log"
     for path in (target, log):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
         with open(log, "w", encoding="utf-8") as output:
             papermill.execute_notebook(
                 paths.notebook_file(notebook), part, {"profile": profile, **given}, progress_bar=False,
-                log_output=True, stdout_file=output, stderr_file=output, cwd=part.parent,
+                log_output=False, stdout_file=output, stderr_file=output, cwd=part.parent,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         cell = failed_cell(part)

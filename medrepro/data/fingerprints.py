@@ -54,12 +54,12 @@ def fingerprint(name: str) -> str | None:
     """SHA-256 over the files behind a data set; None where no files are behind it.
 
     Relative paths, sizes and contents count, in sorted order; where the folder lies and when files were touched do not.
-    Phantoms and packaged data are None: they follow from source and package versions, which are recorded elsewhere.
+    Phantoms are None: they follow from source and package versions, which are recorded elsewhere.
 
     Parameters
     ----------
     name
-        Name or alias of a data set, or name of a packaged image or volume.
+        Name or alias of a data set.
 
     Returns
     -------
@@ -78,9 +78,7 @@ def fingerprint(name: str) -> str | None:
     The hash of each file is kept in the cache folder under its path, size and modification time, so that a second call
     only asks the file system.
     """
-    from medrepro.data.packaged import ENTRIES
-
-    if name in ENTRIES or resolve(name).is_phantom:
+    if resolve(name).is_phantom:
         return None
     folder = locate(name)
     store = cache_folder() / "hashes.json"

@@ -155,18 +155,21 @@ def _standardised(field: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, mask: np.ndarray, cue: str, *, hurst: tuple, strength: float) -> np.ndarray:
-    """Texture with mean 0 and standard deviation 1 in the tissue; the lesion differs by the cue alone."""
+    """Texture in units of its standard deviation; the lesion differs by the cue alone."""
     size = mask.shape[0]
     torus = 2 * size
     noise = rng.standard_normal((torus, torus // 2 + 1, 2), dtype=np.float32).view(np.complex64)[..., 0]
     # one noise filtered twice: both textures share their coarse structure, so the border is no artificial step
     outside = fft.irfft2(noise * _spectrum(torus, hurst[0]), s=(torus, torus))[:size, :size]
-    tissue = _standardised(outside, ~mask)
     if cue == "hurst":
         inside = fft.irfft2(noise * _spectrum(torus, hurst[1]), s=(torus, torus))[:size, :size]
-        return np.where(mask, _standardised(inside, mask), tissue)
-    lesion = _standardised(outside, mask)
-    return np.where(mask, lesion - strength if cue == "mean" else lesion * (1 + strength), tissue)
+        return np.where(mask, _standardised(inside, mask), _standardised(outside, ~mask))
+    # one field, one scale: standardising each region would make the smaller one look rougher
+    field = _standardised(outside, np.ones_like(mask))
+    if cue == "mean":
+        return field - np.float32(strength) * mask
+    lesion, tissue = field[mask].mean(), field[~mask].mean()
+    return np.where(mask, tissue + (field - lesion) * np.float32(1 + strength), field)
 
 
 def _speckle(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -256,8 +259,8 @@ def lesion_phantoms(
     cue
         How the lesion differs. ``hurst``: only by its Hurst exponent; before hairs, reflections and speckle, which
         know nothing of the lesion, mean and variance are the same inside and outside in every image. ``mean``: it is
-        darker, texture and variance being equal (the control without any scaling cue). ``contrast``: its standard
-        deviation is larger.
+        darker, one texture running through both (the control without any scaling cue). ``contrast``: its deviations
+        from the same mean are larger.
     roughness
         Roughness of the outline in [0, 1]: the radius along it is a fractional Brownian loop with Hurst exponent
         1 - roughness (Fourier mode m falls as m^-(1.5 - roughness)).
@@ -286,6 +289,8 @@ def lesion_phantoms(
 
     Notes
     -----
+    Under ``hurst`` variance is that about the region's own mean. A rough small region needs more fine detail for the
+    same variance than a large one, so two equal exponents are no exact null: take the cue ``mean`` as the control.
     Cost: 3 to 5 ms an image of 128 x 128 on one core.
 
     Examples

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from medrepro.data import fingerprints
 from medrepro.data.archives import safe_extract
 from medrepro.data.catalogue import (
     ENTRIES,
@@ -21,7 +22,7 @@ from medrepro.data.catalogue import (
     names,
     resolve,
 )
-from medrepro.data.fingerprints import cache_folder, fingerprint
+from medrepro.data.fingerprints import cache_folder
 from medrepro.data.layouts import Pair, pairs
 
 __all__ = [
@@ -38,6 +39,21 @@ __all__ = [
     "names",
     "resolve",
 ]
+
+
+def fingerprint(name: str) -> str | None:
+    """SHA-256 over the files behind a data set; None for phantoms, packaged images and packaged volumes.
+
+    Raises
+    ------
+    ValueError
+        A name that is neither that of a data set nor of a packaged image or volume.
+    FileNotFoundError
+        A real set that was not found, see `locate`.
+    """
+    from medrepro.data import packaged
+
+    return None if name in packaged.ENTRIES else fingerprints.fingerprint(name)
 
 
 def fetch(name: str) -> Path:

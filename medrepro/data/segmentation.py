@@ -147,7 +147,7 @@ def _read_set(chosen: list[Pair], size: tuple[int, int], *, isic: bool) -> dict[
     small = np.empty((len(chosen), 32, 32), np.float32)
     for n, pair in enumerate(chosen):
         images[n], masks[n], small[n] = _read_pair(pair, size, isic=isic)
-    groups = near_duplicate_groups(small, groups=[f"{pair.label[0]}|{pair.group}" for pair in chosen])
+    groups = near_duplicate_groups(small, groups=[pair.group for pair in chosen])
     return {"images": images, "masks": masks, "groups": groups}
 
 

@@ -105,15 +105,15 @@ def near_duplicate_groups(
 
 
 def _contiguous(n: int, num_folds: int) -> list[dict[str, np.ndarray]]:
-    """Blocks in file order, the first ones longer by one; validation is the last int(0.1 n) of the pool."""
+    """Blocks in file order, the first ones longer by one; validation is the last int(0.1 n) of the pool of n."""
     sizes = np.full(num_folds, n // num_folds)
     sizes[: n % num_folds] += 1
     ends = np.cumsum(sizes)
-    num_val = int(0.1 * n)
     result = []
     for end, length in zip(ends, sizes):
         test = np.arange(end - length, end)
         pool = np.delete(np.arange(n), test)
+        num_val = int(0.1 * len(pool))
         result.append({"train": pool[: len(pool) - num_val], "val": pool[len(pool) - num_val :], "test": test})
     return result
 

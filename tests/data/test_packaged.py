@@ -79,7 +79,9 @@ def test_the_ct_window_is_in_hounsfield_units():
 
 def test_the_table_covers_the_modalities_and_can_be_filtered():
     assert packaged_names("CT") == ["ct-spine", "ct-head"]
-    assert {"CT", "MR", "ultrasound", "histology", "fundus", "microscopy"} <= {entry.modality for entry in ENTRIES.values()}
+    assert {"CT", "MR", "ultrasound", "histology", "fundus", "microscopy"} <= {
+        entry.modality for entry in ENTRIES.values()
+    }
     assert sorted(IMAGES + VOLUMES) == sorted(packaged_names())
 
 
@@ -97,5 +99,5 @@ def test_wrong_names_and_kinds_say_what_to_use():
 def test_a_package_without_the_file_is_named(monkeypatch):
     entry = packaged.Packaged("ghost", "CT", "no_such_package", "a.png", (1, 1), "none", "nothing")
     monkeypatch.setitem(packaged.ENTRIES, "ghost", entry)
-    with pytest.raises(FileNotFoundError, match="package no_such_package as a.png"):
+    with pytest.raises(FileNotFoundError, match=r"package no_such_package as a\.png"):
         packaged_image("ghost")

@@ -6,7 +6,7 @@ import pytest
 from medrepro.data.splits import folds, near_duplicate_groups, thumbnails
 
 
-def tested_once(parts, n):
+def all_tested_once(parts, n):
     return np.array_equal(np.sort(np.concatenate([fold["test"] for fold in parts])), np.arange(n))
 
 
@@ -18,12 +18,11 @@ def tested_once(parts, n):
     ],
 )
 def test_the_authors_contiguous_folds_have_the_papers_sizes(name, n, tests, trains, num_val):
-    # the paper's code takes int(0.1 of the pool) images, which is what its sizes say: 207 of 2075, 80 of 800
     parts = folds(name, n, rule="authors")
     assert [len(fold["test"]) for fold in parts] == tests
     assert [len(fold["train"]) for fold in parts] == trains
     assert [len(fold["val"]) for fold in parts] == [num_val] * 5
-    assert tested_once(parts, n)
+    assert all_tested_once(parts, n)
     assert all(np.all(np.diff(fold["test"]) == 1) for fold in parts)
 
 
@@ -50,7 +49,7 @@ def test_the_authors_busi_folds_are_those_of_the_paper():
         [0, 8, 9, 13, 16],
     ]
     assert [int(fold["test"].sum()) for fold in parts] == [40517, 41418, 43461, 42390, 41195]
-    assert tested_once(parts, 647)
+    assert all_tested_once(parts, 647)
     for fold in parts:
         assert len(np.unique(np.concatenate(list(fold.values())))) == 647
 
@@ -67,7 +66,7 @@ def test_no_group_is_in_two_parts_of_a_grouped_fold(name, num_folds):
     labels, groups = uneven_groups()
     parts = folds(name, labels, groups=groups, rule="grouped", num_folds=num_folds)
     assert len(parts) == num_folds
-    assert tested_once(parts, 120)
+    assert all_tested_once(parts, 120)
     for fold in parts:
         members = [set(groups[fold[part]]) for part in ("train", "val", "test")]
         assert not members[0] & members[1]
