@@ -122,9 +122,28 @@ BADGE = {
 }  # fmt: skip
 
 
-def _badge(verdict: str) -> str:
-    short = verdict.split(" (")[0]
-    return f'<span class="mr-verdict mr-{BADGE.get(short, "open")}">{html.escape(verdict)}</span>'
+def _verdict_html(row: ledger.Verdict) -> str:
+    """The verdict's word as a badge; a stated reason and what decided stand below it."""
+    word, _, reason = row.verdict.partition(" (")
+    lines = [reason.removesuffix(")")] if reason else []
+    lines += [
+        text
+        for text in (
+            row.note,
+            f"data: {row.data}" if row.data else "",
+            f"profile: {row.profile}" if row.profile else "",
+        )
+        if text
+    ]
+    told = "".join(f"<br><small>{html.escape(line)}</small>" for line in lines)
+    return f'<span class="mr-verdict mr-{BADGE.get(word, "open")}">{html.escape(word)}</span>{told}'
+
+
+def _ledger_row(row: ledger.Verdict) -> str:
+    told = f"{html.escape(row.statement)} <small>({html.escape(row.place)})</small>"
+    if row.notebook:
+        told += f' <a href="../notebooks/{row.notebook}.html">Notebook {html.escape(row.notebook.split("/")[1][:2])} on {html.escape(row.item)}</a>'
+    return f'<tr><th scope="row">{html.escape(row.item)}</th><td>{told}</td><td>{_verdict_html(row)}</td></tr>'
 
 
 def ledger_page(profile: str) -> str:
@@ -133,32 +152,18 @@ def ledger_page(profile: str) -> str:
         "# Ledger: what reproduces\n",
         "Every table, figure, equation, part and claim of each paper, with a verdict that is computed from runs or tests.\n",
         "The words are defined in the {doc}`glossary`. A row that has not been tried yet says so.\n",
+        'The same rows as JSON: <a href="../data/ledger.json">ledger.json</a>.\n',
     ]
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Item", "What it states", "Verdict and what decides it"))
     for paper in ledger_papers():
         rows = ledger.decide(paper, profile)
-        parts.append(f"## {title(paper)}\n")
-        parts.append(f"{summary(rows)}\n")
-        head = "".join(
-            f'<th scope="col">{name}</th>' for name in ("Item", "What it states", "Verdict", "Decided by", "Notebook")
-        )
-        body = ""
-        for row in rows:
-            link = (
-                f'<a href="../notebooks/{row.notebook}.html">{html.escape(row.notebook.split("/")[1])}</a>'
-                if row.notebook
-                else "–"
-            )
-            decided = "; ".join(filter(None, (row.data, row.profile, row.note))) or "–"
-            told = f"{html.escape(row.statement)} <small>({html.escape(row.place)})</small>"
-            body += (
-                f'<tr><th scope="row">{html.escape(row.item)}</th><td>{told}</td><td>{_badge(row.verdict)}</td>'
-                f"<td><small>{html.escape(decided)}</small></td><td>{link}</td></tr>"
-            )
-        label = f"Ledger of {paper}"
-        parts.append(
+        label = f"Ledger: {title(paper)}"
+        parts += [
+            f"## {title(paper)}\n",
+            f"{summary(rows)}\n",
             f'<div class="mr-scroll" tabindex="0" role="region" aria-label="{label}"><table class="mr-table table mr-ledger">'
-            f"<caption>{label}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n"
-        )
+            f"<caption>{label}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(map(_ledger_row, rows))}</tbody></table></div>\n",
+        ]
     if profile != "cpu":
         parts.append(
             f"This is a build at profile `{profile}`: rows that live runs decide show the committed verdicts.\n"
@@ -272,7 +277,15 @@ def build_book(profile: str) -> Path:
     build = paths.build(profile)
     source, output = assemble(profile, build / "book-source"), build / "book-output"
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(source), "--path-output", str(output)]
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        str(source),
+        "--path-output",
+        str(output),
+    ]
     command += ["-W", "--keep-going", "-n", "-q"]
     done = subprocess.run(command, capture_output=True, text=True)
     log = build / "logs" / "book.log"

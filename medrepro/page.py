@@ -98,7 +98,8 @@ class Page:
     def table(self, table: pd.DataFrame, *, name: str, caption: str, source: str = "live", timed: bool = False) -> None:
         """Show a table and keep it as CSV; a `timed` one goes to the build's timings, since it differs from run to run."""
         self._csv(name, table, timed=timed)
-        text = plotting.table_html(table, caption=caption) + self._line(source)
+        text = plotting.table_html(table, caption=caption)
+        text += plotting.folded("Where these numbers come from", self._line(source))
         plotting.emit_html(text, table.to_string(index=False))
 
     def glue(self, key: str, text: str) -> None:

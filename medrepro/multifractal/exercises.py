@@ -20,7 +20,9 @@ def check_other_scales(answer: Callable[[], tuple]) -> bool:
     if any(value is None for value in given):
         return _verdict(False, "the function returns None; replace it")
     holds = np.allclose(given, (2.0, 1.0), atol=1e-4)
-    return _verdict(holds, f"got {given}; a box of twice the side holds 4 times the mass of a plane, twice that of a line")
+    return _verdict(
+        holds, f"got {given}; a box of twice the side holds 4 times the mass of a plane, twice that of a line"
+    )
 
 
 def check_exponent_from_blurs(answer: Callable[[np.ndarray], np.ndarray]) -> bool:
@@ -31,7 +33,10 @@ def check_exponent_from_blurs(answer: Callable[[np.ndarray], np.ndarray]) -> boo
     if given.shape != image.shape:
         return _verdict(False, f"the map has shape {given.shape}, the picture {image.shape}")
     gap = np.abs(given[5:-5, 5:-5] - expected).max()
-    return _verdict(gap < 1e-6, f"largest difference {gap:.3g}; mind where the even boxes sit: side 8 covers i-3 to i+4, side 2 i to i+1")
+    return _verdict(
+        gap < 1e-6,
+        f"largest difference {gap:.3g}; mind where the even boxes sit: side 8 covers i-3 to i+4, side 2 i to i+1",
+    )
 
 
 def check_rougher(answer: Callable[[np.ndarray, np.ndarray], int]) -> bool:

@@ -76,4 +76,7 @@ def lesion_statistics(data: str, seed: int, count: int, size: int) -> dict:
     table = np.asarray(rows, dtype=float).reshape(-1, 4)
     names = ("mean_inside", "mean_outside", "std_inside", "std_outside")
     metrics = {name: float(column.mean()) for name, column in zip(names, table.T)} if len(table) else {}
-    return {"metrics": {"images": len(table), **metrics}, "arrays": {name: column for name, column in zip(names, table.T)}}
+    return {
+        "metrics": {"images": len(table), **metrics},
+        "arrays": {name: column for name, column in zip(names, table.T)},
+    }

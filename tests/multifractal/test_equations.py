@@ -15,7 +15,9 @@ def test_equation_16_is_the_least_squares_slope(scales):
     logs = np.stack([np.log(box_mass(image, side).numpy()).ravel() for side in scales])
     slope = np.polyfit(np.log(scales), logs, 1)[0]
     alpha = local_exponent(image, scales=scales).numpy().ravel()
-    np.testing.assert_allclose(alpha, slope, atol=1e-7)  # 1e-7: the epsilon inside the logarithm over a mass of 4 or more
+    np.testing.assert_allclose(
+        alpha, slope, atol=1e-7
+    )  # 1e-7: the epsilon inside the logarithm over a mass of 4 or more
 
 
 def test_box_mass_sums_the_pixels_of_its_box():
