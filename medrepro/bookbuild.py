@@ -143,7 +143,7 @@ def _ledger_row(row: ledger.Verdict) -> str:
     told = f"{html.escape(row.statement)} <small>({html.escape(row.place)})</small>"
     if row.notebook:
         told += f' <a href="../notebooks/{row.notebook}.html">Notebook {html.escape(row.notebook.split("/")[1][:2])} on {html.escape(row.item)}</a>'
-    return f'<tr><th scope="row">{html.escape(row.item)}</th><td>{told}</td><td>{_verdict_html(row)}</td></tr>'
+    return f'<tr><th scope="row">{html.escape(row.item)}</th><td>{_verdict_html(row)}</td><td>{told}</td></tr>'
 
 
 def ledger_page(profile: str) -> str:
@@ -154,7 +154,7 @@ def ledger_page(profile: str) -> str:
         "The words are defined in the {doc}`glossary`. A row that has not been tried yet says so.\n",
         'The same rows as JSON: <a href="../data/ledger.json">ledger.json</a>.\n',
     ]
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Item", "What it states", "Verdict and what decides it"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Item", "Verdict and what decides it", "What it states"))
     for paper in ledger_papers():
         rows = ledger.decide(paper, profile)
         label = f"Ledger: {title(paper)}"
@@ -275,8 +275,10 @@ def build_book(profile: str) -> Path:
         Sphinx warned or failed, or a built page has a fault; the last good book stays.
     """
     build = paths.build(profile)
-    source, output = assemble(profile, build / "book-source"), build / "book-output"
-    shutil.rmtree(output, ignore_errors=True)
+    for rest in build.glob("book-[0-9]*"):
+        shutil.rmtree(rest, ignore_errors=True)  # of a killed build
+    work = build / f"book-{os.getpid()}"  # a name of its own: a job that outlives its workflow disturbs nobody
+    source, output = assemble(profile, work / "source"), work / "output"
     command = [
         sys.executable,
         "-c",
@@ -300,13 +302,10 @@ def build_book(profile: str) -> Path:
     polish(site)
     if faults := page_faults(site):
         raise BookError("built pages have faults, the last good book stays:\n" + "\n".join(faults[:20]))
-    old = build / "html.old"
-    shutil.rmtree(old, ignore_errors=True)
     if (build / "html").exists():
-        os.rename(build / "html", old)
+        os.rename(build / "html", work / "old")
     os.rename(site, build / "html")
-    for path in (old, output, source):
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
     return build / "html" / "index.html"
 
 
@@ -316,7 +315,18 @@ def polish(site: Path) -> None:
         text = path.read_text(encoding="utf-8")
         new = re.sub(r'(<div class="citation[^>]*?) role="doc-biblioentry"', r"\1", text)
         new = new.replace(' role="list"', "") if "citation" in new else new
+        new = re.sub(
+            r"<script>const THEBE_JS_URL[^<]*</script>", "", new
+        )  # declared twice by the theme, used by no page
         new = re.sub(r'(<button[^>]*search-button[^>]*?) aria-label="Search"', r'\1 aria-label="Search Ctrl + K"', new)
+        new = new.replace(
+            '<summary><span class="toctree-toggle"',
+            '<summary aria-label="Sections of this chapter"><span class="toctree-toggle"',
+        )
+        new = re.sub(
+            r'<div class="sidebar-primary-item">(\s*<a class="navbar-brand logo")',
+            r'<div class="sidebar-primary-item" role="navigation" aria-label="Home page">\1', new,
+        )  # fmt: skip
         if new != text:
             path.write_text(new, encoding="utf-8")
     for pattern in UNUSED_MATHJAX:

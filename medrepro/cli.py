@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,27 +50,25 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
 
     build = paths.build(profile)
     build.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.root() / "workflow" / "Snakefile")]
-    command += ["--directory", str(build), "--cores", str(cores or "all"), "--rerun-triggers", "mtime", "--nolock"]
-    command += [
-        "--rerun-incomplete",
-        "--keep-going",
-        "--config",
-        f"profile={profile}",
-        "--quiet",
-        "progress",
-        "rules",
-        "host",
-    ]
-    command += ["--dry-run"] if check else []
-    environment = {**os.environ, "XDG_CACHE_HOME": str(paths.build() / ".cache"), "MEDREPRO_BUILD": str(paths.build())}
+    options = ["--snakefile", str(paths.root() / "workflow" / "Snakefile"), "--directory", str(build)]
+    options += ["--cores", str(cores or "all"), "--rerun-triggers", "mtime", "--nolock", "--rerun-incomplete"]
+    options += ["--keep-going", "--config", f"profile={profile}", "--quiet", "progress", "rules", "host"]
+    options += ["--dry-run"] if check else []
+    os.environ["XDG_CACHE_HOME"] = str(paths.build() / ".cache")
+    os.environ["MEDREPRO_BUILD"] = str(paths.build())
+    lock = FileLock(build / ".lock")  # an OS lock: it ends with the process, however that ends
     try:
-        with FileLock(build / ".lock", timeout=0):
-            done = subprocess.run(command, env=environment)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise RuntimeError(f"another build works in {build}: wait for it, or end it") from None
-    if done.returncode:
-        raise SystemExit(done.returncode)
+        print(f"another build works in {build}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    from snakemake.cli import main as snakemake  # in this process, so that a kill leaves no workflow behind
+
+    try:
+        snakemake(options)
+    except SystemExit as done:
+        if done.code:
+            raise
     if not check:
         print(build / "html" / "index.html")
 

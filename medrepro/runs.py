@@ -219,21 +219,32 @@ def load(run: Run, store: Path | None = None) -> StoredRun | None:
     path = folder(run, store)
     if not path.is_dir():
         return None
-    try:
-        return StoredRun(path)
-    except (OSError, ValueError, KeyError):
+    if (found := _read(path)) is None:
         with contextlib.suppress(OSError):
             os.rename(path, tempfile.mkdtemp(prefix=".broken-", dir=path.parent) + "/run")
+    return found
+
+
+def _read(path: Path) -> StoredRun | None:
+    try:
+        return StoredRun(path)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write(run: Run, result: Mapping[str, Any], provenance: Mapping[str, Any], store: Path | None = None) -> Path:
-    """Write a result under a temporary name and rename it; if another process was faster, its folder stays."""
-    target = folder(run, store)
-    target.parent.mkdir(parents=True, exist_ok=True)
+def write(
+    run: Run, result: Mapping[str, Any], provenance: Mapping[str, Any], store: Path | None = None, *,
+    digest: str | None = None,
+) -> Path:  # fmt: skip
+    """Write a result under a temporary name and rename it; if another process was faster, its folder stays.
+
+    `digest` is that of the run when its computing began, where source may have been edited meanwhile.
+    """
+    digest = digest or run.digest
+    target, temporary = (store or paths.run_store()) / digest[:24], None
     content = {
         "format": FORMAT,
-        "digest": run.digest,
+        "digest": digest,
         "function": run.function,
         "device": run.device,
         "threads": run.threads,
@@ -243,8 +254,9 @@ def write(run: Run, result: Mapping[str, Any], provenance: Mapping[str, Any], st
         "history": plain(result.get("history", [])),
         "provenance": plain(provenance),
     }
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
         (temporary / "run.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if result.get("arrays"):
             import numpy as np
@@ -270,7 +282,8 @@ def write(run: Run, result: Mapping[str, Any], provenance: Mapping[str, Any], st
             ) from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -376,6 +389,21 @@ def _check_device(device: str) -> None:
             )
 
 
+#: Source of each module when this process first computed with it, and how many edits of such source were seen since.
+_imported: dict[str, str] = {}
+_seen = {"edits": 0}
+
+
+def _edits(modules: Iterable[str]) -> int:
+    """Number of edits of run functions' source since this process first computed with them: its own copy is then stale."""
+    for module in set(modules):
+        now = sources.source_digest(module)
+        if _imported.setdefault(module, now) != now:
+            _imported[module] = now
+            _seen["edits"] += 1
+    return _seen["edits"]
+
+
 def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None) -> StoredRun:
     """Compute one run in this process, its parents being stored already, and store it.
 
@@ -389,12 +417,30 @@ def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None
     function = getattr(importlib.import_module(module), name, None)
     if function is None:
         raise RunError(f"{module} has no function {name!r}: {run.function} cannot be computed")
-    settings = _with_parents(run.settings, store)
-    scratch = (store or paths.run_store()) / f".scratch-{run.digest[:24]}"
+    if _edits([run.module]):
+        raise RunError(f"the source behind {run.function} was edited after this process had read it: run again")
+    digest, source = run.digest, sources.source_digest(run.module)  # a later edit is not what computes now
+    scratch = (store or paths.run_store()) / f".scratch-{digest[:24]}"
     wanted = inspect.signature(function).parameters
     given = {key: value for key, value in {"device": run.device, "scratch": scratch}.items() if key in wanted}
-    if "scratch" in given:
-        scratch.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        if "scratch" in given:  # one writer at a time; the lock ends with the process, however that ends
+            from filelock import FileLock
+
+            scratch.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(scratch / ".lock"))
+            held.callback(lambda: (store or paths.run_store()).joinpath(digest[:24]).is_dir() and _remove(scratch))
+            if done := load(run, store):
+                return done
+        return _compute(run, function, given, digest, source, store, commit_id)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _compute(run, function, given, digest, source, store, commit_id) -> StoredRun:
+    settings = _with_parents(run.settings, store)
     _reset_peak_memory(run.device)
     with _threads(run.threads):
         start = time.perf_counter()
@@ -407,7 +453,7 @@ def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None
         "data": run.settings.get("data"),
         "data_fingerprint": run.data_fingerprint(),
         "seed": run.settings.get("seed"),
-        "source": sources.source_digest(run.module),
+        "source": source,
         "commit": commit_id or commit(),
         "versions": all_versions(),
         "device": run.device,
@@ -417,9 +463,7 @@ def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None
         "peak_memory_mb": _peak_memory_mb(run.device),
         "platform": platform.platform(),
     }
-    path = write(run, result, provenance, store)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return StoredRun(path)
+    return StoredRun(write(run, result, provenance, store, digest=digest))
 
 
 def _with_parents(value: Any, store: Path | None) -> Any:
@@ -483,20 +527,23 @@ def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = Fals
         missing = [run for run in level if load(run, store) is None]
         if missing:
             _compute_level(missing, store, quiet=quiet)
-    return [load(run, store) or compute(run, store=store) for run in runs]
+    results = [load(run, store) for run in runs]
+    if None in results:  # source was edited meanwhile, or another process cleaned the store
+        return ensure(runs, store=store, quiet=quiet)
+    return results
 
 
 def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
     store.mkdir(parents=True, exist_ok=True)
     number, commit_id, failures = workers(missing), commit(), []
-    progress = _Progress(len(missing), quiet=quiet)
-    if number == 1:
+    progress, edits = _Progress(len(missing), quiet=quiet), _edits(run.module for run in missing)
+    if number == 1 and not edits:
         for run in missing:
             failure = _work(run, store, commit_id)
             failures += [(run, failure)] if failure else []
             progress.step(run)
     else:
-        failures = _in_workers(missing, store, commit_id, number, progress)
+        failures = _in_workers(missing, store, commit_id, number, progress, edits)
     if failures:
         run, text = failures[0]
         raise RunError(
@@ -505,14 +552,17 @@ def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
         )
 
 
-def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: int, progress: "_Progress") -> list:
+def _in_workers(
+    missing: list[Run], store: Path, commit_id: str | None, number: int, progress: "_Progress", edits: int
+) -> list:
     from concurrent.futures import as_completed
 
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # a worker that has trained once is warm: torch is loaded, code is compiled
-    executor = get_reusable_executor(max_workers=number, timeout=300, env={"OMP_NUM_THREADS": "1"})
+    # a worker that has trained once is warm: torch is loaded, code is compiled; after an edit of source, workers are new
+    environment = {"OMP_NUM_THREADS": "1", "MEDREPRO_EDITS": str(edits)}
+    executor = get_reusable_executor(max_workers=number, timeout=300, env=environment)
     futures, failures = {executor.submit(_work, run, store, commit_id): run for run in missing}, []
     try:
         for future in as_completed(futures):
@@ -588,7 +638,7 @@ def collect(results: Sequence[Any]) -> Any:
 def stored(store: Path | None = None) -> list[StoredRun]:
     """All readable runs of the store, newest first."""
     found = [path.parent for path in (store or paths.run_store()).glob("[0-9a-f]*/run.json")]
-    return [StoredRun(path) for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
+    return [run for path in sorted(found, key=lambda path: -path.stat().st_mtime) if (run := _read(path))]
 
 
 def clean(keep: Iterable[Run] = (), *, store: Path | None = None) -> list[Path]:

@@ -110,7 +110,7 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
     for path in (target, log):
         path.parent.mkdir(parents=True, exist_ok=True)
     (paths.build(profile) / "tables" / notebook).mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part.ipynb")
+    part = target.with_suffix(f".{os.getpid()}.part.ipynb")
     start = time.perf_counter()
     try:
         with open(log, "w", encoding="utf-8") as output:

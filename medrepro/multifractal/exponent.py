@@ -385,36 +385,64 @@ def local_exponent(
         if weights is not None:
             weights = weights.to(measure.dtype)
         c = slope_coefficients(scales, slope=slope, weights=weights, dtype=measure.dtype, device=measure.device)
-        padded = pad_for_box(measure, scales[-1], padding=padding)
         used = [j for j in range(len(scales)) if slope != "ols" or slope_coefficients(scales)[j] != 0]
-        return _LogMassSum.apply(padded, c[used], tuple(scales[j] for j in used), scales[-1], eps)
+        frame = (scales[-1] - 1) // 2, scales[-1] // 2
+        if padding != "zero":
+            measure, frame = pad_for_box(measure, scales[-1], padding=padding), (0, 0)
+        return _LogMassSum.apply(measure, c[used], tuple(scales[j] for j in used), frame, eps)
 
 
 class _LogMassSum(torch.autograd.Function):
-    """sum_j c_j log2(mass_j + eps) of a padded map, each box from the one before where that is half as wide."""
+    """sum_j c_j log2(mass_j + eps), block by block of planes, so that on a CPU all but input and output stays in cache.
+
+    `frame` zeros are set around a map before its boxes are summed. Nothing but the map is kept for the backward pass,
+    which makes the masses anew: that is cheaper than to store and to read them.
+    """
 
     @staticmethod
-    def forward(ctx, padded: Tensor, c: Tensor, sides: tuple[int, ...], largest: int, eps: float) -> Tensor:
-        masses = [mass + eps for mass in _nested_masses(padded, sides, largest)]
-        ctx.save_for_backward(c, *masses)
-        ctx.sides, ctx.largest = sides, largest
-        if len(sides) == 2 and not ctx.needs_input_grad[1]:
-            # the coefficients of a slope sum to 0, so that with two boxes left one logarithm of their ratio is enough
-            return torch.div(masses[1], masses[0]).log2_().mul_(c[1])
-        return sum(c_j * mass.log2() for c_j, mass in zip(c, masses, strict=True))
+    def forward(ctx, x: Tensor, c: Tensor, sides: tuple[int, ...], frame: tuple[int, int], eps: float) -> Tensor:
+        ctx.save_for_backward(x, c)
+        ctx.sides, ctx.frame, ctx.eps = sides, frame, eps
+        alpha = x.new_empty(*x.shape[:-2], *(size + sum(frame) - sides[-1] + 1 for size in x.shape[-2:]))
+        # the coefficients of a slope sum to 0: with two boxes left, one logarithm of their ratio is enough
+        ratio_of_two = len(sides) == 2 and not ctx.needs_input_grad[1]
+        c = c.tolist()
+        for block, out in zip(_planes(x), _planes(alpha), strict=True):
+            masses = _nested_masses(F.pad(block, ctx.frame * 2), ctx.sides, ctx.eps)
+            if ratio_of_two:
+                torch.div(masses[1], masses[0], out=out).log2_().mul_(c[1])
+            else:
+                torch.mul(masses[0].log2_(), c[0], out=out)
+                for c_j, mass in zip(c[1:], masses[1:], strict=True):
+                    out.add_(mass.log2_(), alpha=c_j)
+        return alpha
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        c, *masses = ctx.saved_tensors
-        to_padded = to_c = None
-        if ctx.needs_input_grad[1]:
-            to_c = torch.stack([(grad * mass.log2()).sum() for mass in masses])
-        if ctx.needs_input_grad[0]:
-            per_log2 = grad / math.log(2)
-            shares = [torch.div(per_log2, mass).mul_(c_j) for c_j, mass in zip(c, masses, strict=True)]
-            to_padded = _nested_masses_transposed(shares, ctx.sides, ctx.largest)
-        return to_padded, to_c, None, None, None
+        x, c = ctx.saved_tensors
+        to_x, to_c = torch.empty_like(x, memory_format=torch.contiguous_format), torch.zeros_like(c)
+        start, rows, columns = ctx.frame[0], *x.shape[-2:]
+        factors = [c_j / math.log(2) for c_j in c.tolist()]
+        for block, out, upstream in zip(_planes(x), _planes(to_x), _planes(grad), strict=True):
+            masses = _nested_masses(F.pad(block, ctx.frame * 2), ctx.sides, ctx.eps)
+            if ctx.needs_input_grad[1]:
+                to_c += torch.stack([(upstream * mass.log2()).sum() for mass in masses])
+            if ctx.needs_input_grad[0]:
+                shares = [torch.div(upstream, mass, out=mass).mul_(f) for f, mass in zip(factors, masses, strict=True)]
+                spread = _nested_masses_transposed(shares, ctx.sides)
+                out.copy_(_interior(spread, start, rows, columns))
+        return to_x if ctx.needs_input_grad[0] else None, to_c if ctx.needs_input_grad[1] else None, None, None, None
+
+
+BLOCK = 1 << 18  # elements of a block on a CPU: the few maps of it in use fit in the second-level cache
+
+
+def _planes(x: Tensor) -> tuple[Tensor, ...]:
+    """Blocks of whole planes, (n, H, W) each; one block on an accelerator."""
+    planes = x.reshape(-1, *x.shape[-2:])
+    step = max(1, BLOCK // max(planes[0].numel(), 1)) if x.device.type == "cpu" else len(planes)
+    return planes.split(step)
 
 
 def _first_place(side: int, largest: int) -> int:
@@ -436,9 +464,9 @@ def _double(sums: Tensor, span: int) -> Tensor:
     return sums[..., :-span, :] + sums[..., span:, :]
 
 
-def _nested_masses(padded: Tensor, sides: tuple[int, ...], largest: int) -> list[Tensor]:
-    """Masses of the boxes of all `sides`, ascending, around every pixel of a map that is padded for the largest."""
-    rows, columns = padded.shape[-2] - largest + 1, padded.shape[-1] - largest + 1
+def _nested_masses(padded: Tensor, sides: tuple[int, ...], eps: float) -> list[Tensor]:
+    """Masses plus eps of the boxes of all `sides`, ascending, around every pixel of a map padded for the largest."""
+    rows, columns = (size - sides[-1] + 1 for size in padded.shape[-2:])
     masses, sums, span = [], padded, 1
     for side in sides:
         if _powers_of_two(sides):
@@ -446,25 +474,23 @@ def _nested_masses(padded: Tensor, sides: tuple[int, ...], largest: int) -> list
                 sums, span = _double(sums, span), 2 * span
         else:
             sums = _box_sum(padded, side)
-        masses.append(_interior(sums, _first_place(side, largest), rows, columns))
-    return masses
+        masses.append(_interior(sums, _first_place(side, sides[-1]), rows, columns))
+    return [mass + eps if side == 1 else mass.add_(eps) for side, mass in zip(sides, masses, strict=True)]
 
 
-def _nested_masses_transposed(shares: list[Tensor], sides: tuple[int, ...], largest: int) -> Tensor:
+def _nested_masses_transposed(shares: list[Tensor], sides: tuple[int, ...]) -> Tensor:
     """Transpose of `_nested_masses`: one gradient per mass in, the gradient of the padded map out."""
     rows, columns = shares[0].shape[-2:]
+    largest = sides[-1]
     if not _powers_of_two(sides):
         grad = shares[0].new_zeros(*shares[0].shape[:-2], rows + largest - 1, columns + largest - 1)
         for side, share in zip(sides, shares, strict=True):
             spread = _box_sum(F.pad(share, (side - 1,) * 4), side)
             _interior(grad, _first_place(side, largest), *spread.shape[-2:]).add_(spread)
         return grad
-    # The same doubling, from the widest box down, in a frame of zeros that shrinks by `span` at each step. Halfway, the
+    # The same doubling from the widest box down, in a frame of zeros that shrinks by `span` at each step: halfway, the
     # gradient of the sums of side k sits in a frame of k - 1.
-    span = sides[-1]
-    first = _first_place(span, largest) + span - 1
-    last = largest - span - _first_place(span, largest) + span - 1
-    spread = F.pad(shares[-1], (first, last, first, last))
+    spread, span = F.pad(shares[-1], (largest - 1,) * 4), largest
     for side, share in zip((*sides[-2::-1], 1), (*shares[-2::-1], None), strict=True):
         while span > side:
             span //= 2
@@ -505,6 +531,18 @@ def literal_exponent(
         log_sizes = torch.log(torch.tensor(scales, dtype=measure.dtype, device=measure.device))
         means = "weighted" if slope == "wls" else "plain"
         return ols_slope(torch.stack(log_masses, -1), log_sizes, weights=weights, means=means)
+
+
+def update_running(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics of a batch norm towards those of a batch, as its own forward pass would."""
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+        norm.running_var.lerp_(variance.to(norm.running_var.dtype), norm.momentum)
+        norm.num_batches_tracked.add_(1)
+
+
+def _unbias(n: int) -> float:
+    return n / max(n - 1, 1)
 
 
 class Exponent(nn.Module):
@@ -576,6 +614,24 @@ class Exponent(nn.Module):
             return alpha
         with without_autocast(x):
             return self.norm(alpha)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        r"""Mean of `forward` over rows and columns, shape (B, C), without a batch-normed map in memory.
+
+        .. math:: \mathrm{GAP}(\mathrm{BN}(\alpha)) = \gamma\,\frac{\mathrm{GAP}(\alpha) - m}{\sqrt{v + \epsilon}} + \beta
+        """
+        alpha = self.raw(x)
+        with without_autocast(x):
+            gap = alpha.mean((2, 3))
+            norm = self.norm
+            if norm is None:
+                return gap
+            if self.training:
+                variance, mean = torch.var_mean(alpha, (0, 2, 3), correction=0)
+                update_running(norm, mean.detach(), variance.detach() * _unbias(alpha.numel() // alpha.shape[1]))
+            else:
+                mean, variance = norm.running_mean, norm.running_var
+            return (gap - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
 
     def extra_repr(self) -> str:
         """The settings, as `print` shows them."""
