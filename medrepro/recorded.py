@@ -43,6 +43,14 @@ class RecordedRun:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Recorded weights as tensors by name."""
+        from safetensors.torch import load_file
+
+        path = self.path.with_suffix(".safetensors")
+        return load_file(path) if path.is_file() else {}
+
 
 def file_of(run: runs.Run) -> Path:
     """File in which a run is, or will be, recorded."""
@@ -57,7 +65,7 @@ def load(run: runs.Run) -> RecordedRun | None:
         return None
     try:
         return RecordedRun(path)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no recorded result ({type(error).__name__}: {error}): restore it from the repository, "
             "or remove it and record the run again"

@@ -389,19 +389,17 @@ def _check_device(device: str) -> None:
             )
 
 
-#: Source of each module when this process first computed with it, and how many edits of such source were seen since.
-_imported: dict[str, str] = {}
-_seen = {"edits": 0}
+#: Source of each module that this process computed with: what it imported, then every edit that was seen since.
+_read_source: dict[str, list[str]] = {}
 
 
-def _edits(modules: Iterable[str]) -> int:
-    """Number of edits of run functions' source since this process first computed with them: its own copy is then stale."""
-    for module in set(modules):
-        now = sources.source_digest(module)
-        if _imported.setdefault(module, now) != now:
-            _imported[module] = now
-            _seen["edits"] += 1
-    return _seen["edits"]
+def _stale(module: str) -> bool:
+    """Whether a module's source on disk is another than this process imported."""
+    now = sources.source_digest(module)
+    seen = _read_source.setdefault(module, [now])
+    if seen[-1] != now:
+        seen.append(now)
+    return seen[0] != now
 
 
 def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None) -> StoredRun:
@@ -417,7 +415,7 @@ def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None
     function = getattr(importlib.import_module(module), name, None)
     if function is None:
         raise RunError(f"{module} has no function {name!r}: {run.function} cannot be computed")
-    if _edits([run.module]):
+    if _stale(run.module):
         raise RunError(f"the source behind {run.function} was edited after this process had read it: run again")
     digest, source = run.digest, sources.source_digest(run.module)  # a later edit is not what computes now
     scratch = (store or paths.run_store()) / f".scratch-{digest[:24]}"
@@ -427,16 +425,16 @@ def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None
         if "scratch" in given:  # one writer at a time; the lock ends with the process, however that ends
             from filelock import FileLock
 
-            scratch.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(scratch / ".lock"))
-            held.callback(lambda: (store or paths.run_store()).joinpath(digest[:24]).is_dir() and _remove(scratch))
-            if done := load(run, store):
-                return done
-        return _compute(run, function, given, digest, source, store, commit_id)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+            lock = FileLock(scratch / ".lock")
+            while not lock.is_locked:
+                with contextlib.suppress(FileNotFoundError):  # the other writer finished and took the folder away
+                    scratch.mkdir(parents=True, exist_ok=True)
+                    lock.acquire()
+            held.callback(lock.release)
+        if not ("scratch" in given and (done := load(run, store))):
+            done = _compute(run, function, given, digest, source, store, commit_id)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return done
 
 
 def _compute(run, function, given, digest, source, store, commit_id) -> StoredRun:
@@ -536,14 +534,17 @@ def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = Fals
 def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
     store.mkdir(parents=True, exist_ok=True)
     number, commit_id, failures = workers(missing), commit(), []
-    progress, edits = _Progress(len(missing), quiet=quiet), _edits(run.module for run in missing)
-    if number == 1 and not edits:
+    progress, stale = (
+        _Progress(len(missing), quiet=quiet),
+        any([_stale(module) for module in {run.module for run in missing}]),
+    )
+    if number == 1 and not stale:
         for run in missing:
             failure = _work(run, store, commit_id)
             failures += [(run, failure)] if failure else []
             progress.step(run)
     else:
-        failures = _in_workers(missing, store, commit_id, number, progress, edits)
+        failures = _in_workers(missing, store, commit_id, number, progress)
     if failures:
         run, text = failures[0]
         raise RunError(
@@ -552,16 +553,14 @@ def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
         )
 
 
-def _in_workers(
-    missing: list[Run], store: Path, commit_id: str | None, number: int, progress: "_Progress", edits: int
-) -> list:
+def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: int, progress: "_Progress") -> list:
     from concurrent.futures import as_completed
 
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     # a worker that has trained once is warm: torch is loaded, code is compiled; after an edit of source, workers are new
-    environment = {"OMP_NUM_THREADS": "1", "MEDREPRO_EDITS": str(edits)}
+    environment = {"OMP_NUM_THREADS": "1", "MEDREPRO_EDITS": str(sum(len(seen) - 1 for seen in _read_source.values()))}
     executor = get_reusable_executor(max_workers=number, timeout=300, env=environment)
     futures, failures = {executor.submit(_work, run, store, commit_id): run for run in missing}, []
     try:

@@ -282,7 +282,7 @@ def fit(
     num_epochs
         Epochs; all are run.
     step
-        ``(model, batch) -> loss`` in training, in place of ``loss(model(inputs), targets)``; called under autocast
+        ``(model, batch) -> loss`` in training, in place of ``loss(model(inputs), targets)``; called under autocast.
     scores
         Further numbers of the validation set by name, as in `evaluate`; ``dice`` becomes ``val_dice``.
     seed

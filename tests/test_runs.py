@@ -138,7 +138,7 @@ def test_settings_that_are_no_json_are_refused_when_the_run_is_described(setting
 
 @pytest.mark.quick
 def test_a_function_is_written_with_one_colon():
-    with pytest.raises(ValueError, match="'module:function', got 'tests.fake_runs.add'"):
+    with pytest.raises(ValueError, match=r"'module:function', got 'tests\.fake_runs\.add'"):
         Run("tests.fake_runs.add")
 
 
@@ -487,6 +487,7 @@ def test_a_failing_run_in_a_worker_names_itself_and_the_others_are_kept(store, m
     assert sum(runs.load(run) is not None for run in wanted) == 6
 
 
+@pytest.mark.slow
 def test_source_that_is_edited_in_a_long_process_is_the_source_that_is_computed(store, monkeypatch, tmp_path):
     """A digest names the source on disk: a number computed from the code that was imported before must not get it."""
     monkeypatch.syspath_prepend(tmp_path)

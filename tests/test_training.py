@@ -18,14 +18,6 @@ LOSS = functional.binary_cross_entropy_with_logits
 ADAM = partial(torch.optim.Adam, lr=1e-2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(seed=0, dropout=0.0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

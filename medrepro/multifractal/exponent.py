@@ -94,34 +94,70 @@ def rescale(x: Tensor, *, over: Rescaling = "batch", low: float = 1.0, high: flo
         x = at_least_float32(x)
         if over == "none":
             return x
-        return _Rescale.apply(x, (0, 2, 3) if over == "batch" else (2, 3), low, high)
+        return _Rescale.apply(x, over, low, high)
 
 
 class _Rescale(torch.autograd.Function):
-    """Rescaling whose backward pass touches the extremes by their sums alone."""
+    """Rescaling of planes, block by block; the extremes receive their gradient from two sums over the group."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, dims: tuple[int, ...], low: float, high: float) -> Tensor:
-        least, most = torch.amin(x, dims, keepdim=True), torch.amax(x, dims, keepdim=True)
+    def forward(ctx, x: Tensor, over: Rescaling, low: float, high: float) -> Tensor:
+        extremes = [block.flatten(1).aminmax(dim=1) for block in blocks_of_planes(x)]
+        least = torch.cat([pair.min for pair in extremes]).view(x.shape[:2])
+        most = torch.cat([pair.max for pair in extremes]).view(x.shape[:2])
+        if over == "batch":
+            least, most = least.amin(0).expand_as(least), most.amax(0).expand_as(most)
+        factor = (high - low) / (most - least).clamp(1e-7, 1e9)
         ctx.save_for_backward(x, least, most)
-        ctx.dims, ctx.width = dims, high - low
-        return (x - least).mul_((high - low) / (most - least).clamp(1e-7, 1e9)).add_(low)
+        ctx.over, ctx.width = over, high - low
+        scaled = torch.empty_like(x, memory_format=torch.contiguous_format)
+        of_planes = _by_block(x, least, factor)
+        for block, out, m, f in zip(blocks_of_planes(x), blocks_of_planes(scaled), *of_planes, strict=True):
+            torch.sub(block, m, out=out).mul_(f).add_(low)
+        return scaled
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, least, most = ctx.saved_tensors
+        extremes = _by_block(x, least, most)
+        sums = []
+        for block, upstream, m, M in zip(blocks_of_planes(x), blocks_of_planes(grad), *extremes, strict=True):
+            moment = (block - m).mul_(upstream)
+            sums.append(torch.stack([part.sum((1, 2)) for part in (upstream, moment, block == m, block == M)]))
+        sums = torch.cat(sums, 1).view(4, *x.shape[:2])
+        if ctx.over == "batch":
+            sums = sums.sum(1, keepdim=True).expand_as(sums)
+        total, moment, at_least, at_most = sums
         span = most - least
         factor = ctx.width / span.clamp(1e-7, 1e9)
-        through = ((span >= 1e-7) & (span <= 1e9)).to(x.dtype)  # a clipped span passes no gradient
-        total = grad.sum(ctx.dims, keepdim=True)
-        moment = (grad * (x - least)).sum(ctx.dims, keepdim=True) * through / span.clamp(1e-7, 1e9)
-        at_least, at_most = x == least, x == most
-        to_least = factor * (moment - total) / at_least.sum(ctx.dims, keepdim=True)
-        to_most = -factor * moment / at_most.sum(ctx.dims, keepdim=True)
-        grad = grad * factor
-        grad = grad.addcmul_(at_least.to(x.dtype), to_least).addcmul_(at_most.to(x.dtype), to_most)
-        return grad, None, None, None
+        moment = moment / span.clamp(1e-7, 1e9) * ((span >= 1e-7) & (span <= 1e9))  # no gradient to a clipped span
+        to_least, to_most = factor * (moment - total) / at_least, -factor * moment / at_most
+        to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        of_planes = (*extremes, *_by_block(x, factor, to_least, to_most))
+        blocks = (blocks_of_planes(x), blocks_of_planes(grad), blocks_of_planes(to_x))
+        for block, upstream, out, m, M, f, a, b in zip(*blocks, *of_planes, strict=True):
+            torch.mul(upstream, f, out=out)
+            out.addcmul_((block == m).to(x.dtype), a).addcmul_((block == M).to(x.dtype), b)
+        return to_x, None, None, None
+
+
+BLOCK = 1 << 18  # elements of a block on a CPU: the few maps of it in use fit in the second-level cache
+
+
+def _planes_in_a_block(x: Tensor) -> int:
+    everything = x.shape[:-2].numel()
+    return max(1, BLOCK // x.shape[-2:].numel()) if x.device.type == "cpu" else everything
+
+
+def blocks_of_planes(x: Tensor, count: int | None = None) -> tuple[Tensor, ...]:
+    """Blocks (n, H, W) of whole planes of (B, C, H, W): `count`, else what a CPU's cache holds; all on an accelerator."""
+    return x.reshape(-1, *x.shape[-2:]).split(count or _planes_in_a_block(x))
+
+
+def _by_block(x: Tensor, *per_plane: Tensor) -> list[tuple[Tensor, ...]]:
+    """Numbers (B, C), one per plane of `x`, in the blocks of `x` and in a shape (n, 1, 1) that fits them."""
+    return [values.reshape(-1, 1, 1).split(_planes_in_a_block(x)) for values in per_plane]
 
 
 # -- step 2: box masses --------------------------------------------------------------------------------------------
@@ -407,7 +443,8 @@ class _LogMassSum(torch.autograd.Function):
         # the coefficients of a slope sum to 0: with two boxes left, one logarithm of their ratio is enough
         ratio_of_two = len(sides) == 2 and not ctx.needs_input_grad[1]
         c = c.tolist()
-        for block, out in zip(_planes(x), _planes(alpha), strict=True):
+        count = _planes_in_a_block(x)
+        for block, out in zip(blocks_of_planes(x, count), blocks_of_planes(alpha, count), strict=True):
             masses = _nested_masses(F.pad(block, ctx.frame * 2), ctx.sides, ctx.eps)
             if ratio_of_two:
                 torch.div(masses[1], masses[0], out=out).log2_().mul_(c[1])
@@ -424,7 +461,8 @@ class _LogMassSum(torch.autograd.Function):
         to_x, to_c = torch.empty_like(x, memory_format=torch.contiguous_format), torch.zeros_like(c)
         start, rows, columns = ctx.frame[0], *x.shape[-2:]
         factors = [c_j / math.log(2) for c_j in c.tolist()]
-        for block, out, upstream in zip(_planes(x), _planes(to_x), _planes(grad), strict=True):
+        blocks = (blocks_of_planes(part, _planes_in_a_block(x)) for part in (x, to_x, grad))
+        for block, out, upstream in zip(*blocks, strict=True):
             masses = _nested_masses(F.pad(block, ctx.frame * 2), ctx.sides, ctx.eps)
             if ctx.needs_input_grad[1]:
                 to_c += torch.stack([(upstream * mass.log2()).sum() for mass in masses])
@@ -433,16 +471,6 @@ class _LogMassSum(torch.autograd.Function):
                 spread = _nested_masses_transposed(shares, ctx.sides)
                 out.copy_(_interior(spread, start, rows, columns))
         return to_x if ctx.needs_input_grad[0] else None, to_c if ctx.needs_input_grad[1] else None, None, None, None
-
-
-BLOCK = 1 << 18  # elements of a block on a CPU: the few maps of it in use fit in the second-level cache
-
-
-def _planes(x: Tensor) -> tuple[Tensor, ...]:
-    """Blocks of whole planes, (n, H, W) each; one block on an accelerator."""
-    planes = x.reshape(-1, *x.shape[-2:])
-    step = max(1, BLOCK // max(planes[0].numel(), 1)) if x.device.type == "cpu" else len(planes)
-    return planes.split(step)
 
 
 def _first_place(side: int, largest: int) -> int:
@@ -533,16 +561,16 @@ def literal_exponent(
         return ols_slope(torch.stack(log_masses, -1), log_sizes, weights=weights, means=means)
 
 
-def update_running(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics of a batch norm towards those of a batch, as its own forward pass would."""
+def update_running(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor, n: int) -> None:
+    """Move a batch norm's running statistics towards those of n values, whose population variance is given.
+
+    The running variance takes the unbiased one, as PyTorch does; with n = 0 it takes `variance` as it is.
+    """
     with torch.no_grad():
+        unbiased = variance * (n / (n - 1)) if n > 1 else variance
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_(variance.to(norm.running_var.dtype), norm.momentum)
+        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
         norm.num_batches_tracked.add_(1)
-
-
-def _unbias(n: int) -> float:
-    return n / max(n - 1, 1)
 
 
 class Exponent(nn.Module):
@@ -628,7 +656,7 @@ class Exponent(nn.Module):
                 return gap
             if self.training:
                 variance, mean = torch.var_mean(alpha, (0, 2, 3), correction=0)
-                update_running(norm, mean.detach(), variance.detach() * _unbias(alpha.numel() // alpha.shape[1]))
+                update_running(norm, mean, variance, alpha.numel() // alpha.shape[1])
             else:
                 mean, variance = norm.running_mean, norm.running_var
             return (gap - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias

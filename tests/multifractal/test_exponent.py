@@ -316,6 +316,23 @@ def test_fast_form_equals_the_literal_form_in_float32(padding):
     agree(noise(2, 4, 33, 30, dtype=torch.float32) * 255 + 1, atol=1e-5, padding=padding)
 
 
+@pytest.mark.parametrize("elements", [1, 700, 10**9])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_size_of_a_block_changes_nothing(elements, padding, monkeypatch):
+    x = noise(3, 5, 17, 12)
+    upstream = noise(3, 5, 17, 12, seed=1)
+
+    def computed() -> tuple[Tensor, Tensor]:
+        leaf = x.clone().requires_grad_()
+        alpha = exponent(leaf.relu(), padding=padding)
+        return alpha, torch.autograd.grad(alpha, leaf, upstream)[0]
+
+    before = computed()
+    monkeypatch.setattr("medrepro.multifractal.exponent.BLOCK", elements)
+    for one, other in zip(before, computed(), strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
 def test_non_contiguous_maps_give_the_same_exponent():
     x = noise(3, 12, 10, 4)
     for view in (x.permute(0, 3, 1, 2), x[:, ::2].transpose(1, 3), x[..., :1].expand(3, 12, 10, 5)):
@@ -331,6 +348,11 @@ def test_gradients_hold_against_finite_differences():
         assert torch.autograd.gradcheck(weighted, (x, w))
     for over in ("batch", "sample", "none"):
         assert torch.autograd.gradcheck(lambda x, over=over: rescale(x, over=over), noise(2, 2, 3, 4).requires_grad_())
+    plain = lambda x: 1 + 255 * (x - x.amin((0, 2, 3), True)) / (x.amax((0, 2, 3), True) - x.amin((0, 2, 3), True))
+    tied = (noise(2, 3, 6, 6) - 0.5).relu().clamp_max(0.4).requires_grad_()
+    upstream = noise(2, 3, 6, 6, seed=4)
+    ours, theirs = (torch.autograd.grad(form(tied), tied, upstream)[0] for form in (rescale, plain))
+    assert torch.allclose(ours, theirs, atol=1e-9)
     for padding in PADDINGS:
         assert torch.autograd.gradcheck(lambda x, padding=padding: box_mass(x, 3, padding=padding), x)
     assert torch.autograd.gradgradcheck(lambda x: box_mass(x, 2), x)

@@ -13,6 +13,7 @@ from scipy.fft import dctn
 from torch import Tensor, nn
 
 from medrepro.multifractal.exponent import BN_EPS, Exponent, local_exponent, rescale
+from medrepro.multifractal.level_table import interpolate, soft_counts
 from medrepro.multifractal.recalibration import (
     FCA,
     PRESETS,
@@ -46,8 +47,9 @@ SWITCHES = [
     *(("multi", {"phi": phi, "relu": relu}) for phi in ("linear", "bn") for relu in ("after_sum", "per_q")),
     *(("multi", {"combine": combine}) for combine in ("product", "residual_product")),
     ("multi", {"per_channel": True}),
-    ("multi", {"alpha_bn": True, "num_levels": 3}),
-    ("multi", {"num_levels": 1, "max_scale": 4, "padding": "circular"}),
+    ("multi", {"phi": "bn", "per_channel": True}),
+    ("multi", {"alpha_bn": True}),
+    ("multi", {"max_scale": 4, "padding": "circular"}),
     ("srm", {"per_channel": True}),
     ("fca", {"fca_mode": "dct2"}),
     ("cse", {"reduction": 4}),
@@ -95,7 +97,8 @@ def count(layer: nn.Module) -> int:
 def test_statistics_of_the_authors_layers(name, training, expected):
     """2e-5: the published statistics are of float32 layers, rounded to six places."""
     x, kind = authors_input(), name.split()[0]
-    for switches in ({}, {"per_channel": True}) if kind == "multi" else ({},):  # same levels: same output
+    forms = ({}, {"form": "literal"}, {"per_channel": True})  # the same levels for all channels: the same output
+    for switches in forms if kind == "multi" else ({},):
         layer = recalibration(kind, 32, preset="authors_code", **switches).train(training)
         out = set_reference_weights(layer, 32)(x)
         assert statistics(out - x if name.endswith("input") else out) == pytest.approx(expected, abs=2e-5)
@@ -422,7 +425,8 @@ def test_gradients_hold_against_finite_differences(name, switches, training):
     small = name == "multi" or (name == "mono" and "reduction" not in switches)
     channels = 2 if small or name in ("cse", "scse", "srm") else 16
     channels = 4 if switches.get("reduction") == 4 else channels
-    layer = build(name, channels, **{"num_levels": 3, **switches} if name == "multi" else switches).train(training)
+    literal = {"num_levels": 3, "form": "literal"} if name == "multi" else {}  # a table has kinks
+    layer = build(name, channels, **literal, **switches).train(training)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     x = (0.1 + torch.rand(2, channels, 5, 6, dtype=torch.float64)).requires_grad_()
@@ -434,6 +438,56 @@ def test_gradients_hold_against_finite_differences(name, switches, training):
 
     parameters = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
     assert torch.autograd.gradcheck(response, (x, *parameters), fast_mode=True)
+
+
+# -- the table and the literal form --------------------------------------------------------------------------------
+
+MULTI = [{"preset": preset} for preset in ("paper", "authors_code", "corrected")]
+MULTI += [switches for name, switches in SWITCHES if name == "multi" and "per_channel" not in switches]
+
+
+@pytest.mark.parametrize("switches", MULTI, ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_table_equals_the_literal_form(switches, training):
+    """Values to 1e-6, gradients to 1e-3 of the largest: the slope of a chord, a step of 1.5e-3 wide; running statistics too.
+
+    The bound on a value is max |H~''| step^2 / 8 with H~'' of a few units and steps up to 2e-3.
+    """
+    x, upstream = 3 * maps(2, 6, 21, 18), maps(2, 6, 21, 18, seed=9) - 0.4
+    results = []
+    for form in ("table", "literal"):
+        layer = build("multi", 6, form=form, **switches).train(training)
+        with torch.no_grad():
+            layer.centres.copy_(torch.linspace(-0.5, 3, 16).expand_as(layer.centres))
+            layer.raw_precisions.copy_(torch.linspace(-0.5, 1.5, 16).expand_as(layer.centres))
+            layer.phi.weight.add_(torch.linspace(-0.5, 0.9, 16))
+        leaf = x.clone().requires_grad_()
+        out = layer(leaf)
+        gradients = torch.autograd.grad(out, (leaf, *layer.parameters()), upstream, materialize_grads=True)
+        results.append((out, gradients, dict(layer.named_buffers())))
+    (table, ours, kept), (literal, theirs, kept_literally) = results
+    assert torch.allclose(table, literal, atol=1e-6, rtol=0)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).abs().max() <= 1e-3 * other.abs().max() + 1e-9
+    for key, value in kept.items():
+        assert torch.allclose(value.double(), kept_literally[key].double(), atol=1e-6), key
+
+
+def test_tables_own_gradients_hold_against_finite_differences():
+    """On a grid that stays where it is, away from its points."""
+    alpha = (torch.rand(2, 2, 3, 4, dtype=torch.float64) * 0.8 + 0.1 + torch.arange(4)).requires_grad_()
+    table = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    low, step = torch.tensor(-0.5, dtype=torch.float64), torch.tensor(1.03, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a, t: interpolate(a, t, low, step), (alpha, table))
+    assert torch.autograd.gradcheck(lambda a: soft_counts(a, low, step, points=6) ** 2, alpha)
+    counts = soft_counts(alpha, low, step, points=6)
+    assert counts.sum().item() == pytest.approx(alpha.numel())
+    assert (counts @ table).item() == pytest.approx(interpolate(alpha, table, low, step).sum().item())
+
+
+def test_per_channel_levels_use_the_literal_form():
+    assert Multi(4).form == "table"
+    assert Multi(4, per_channel=True).form == "literal"
 
 
 # -- contract ------------------------------------------------------------------------------------------------------
@@ -508,6 +562,7 @@ def test_starts_are_those_that_are_documented():
         (lambda: recalibration("none", 16, q=3), "it has: none"),
         (lambda: Multi(16, phi="mlp"), "phi='mlp' is unknown; known: linear, bn"),
         (lambda: Multi(16, precision="exp"), "precision='exp' is unknown"),
+        (lambda: Multi(16, form="fast"), "form='fast' is unknown; known: table, literal"),
         (lambda: Multi(16, num_levels=0), "at least 1, got 0"),
         (lambda: Mono(16, combine="max"), "combine='max' is unknown; known: sum, product, residual_product"),
         (lambda: Mono(16, minmax="image"), "minmax='image' is unknown; known: batch, sample, none"),
