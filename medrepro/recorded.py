@@ -100,15 +100,14 @@ def record(wanted: Sequence[runs.Run], *, keep: Sequence[str] = ()) -> list[Path
 def _write(run: runs.Run, result: runs.StoredRun, keep: Sequence[str]) -> Path:
     path = file_of(run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for name, limit in LIMITS.items():
-        source = result.path / name
-        if name.split(".")[0] in keep and source.is_file():
-            if source.stat().st_size > limit:
-                raise ValueError(
-                    f"{source} has {source.stat().st_size} bytes, a recorded result at most {limit}: "
-                    "keep fewer or smaller arrays"
-                )
-            shutil.copyfile(source, path.with_suffix(source.suffix))
+    brought = [result.path / name for name in LIMITS if name.split(".")[0] in keep and (result.path / name).is_file()]
+    for source in brought:
+        if (size := source.stat().st_size) > LIMITS[source.name]:
+            raise ValueError(
+                f"{source} has {size} bytes, a recorded result at most {LIMITS[source.name]}: keep fewer or smaller arrays"
+            )
+    for source in brought:
+        shutil.copyfile(source, path.with_suffix(source.suffix))
     content = {
         "identity": run.identity,
         "digest": run.digest,
