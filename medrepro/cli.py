@@ -196,7 +196,7 @@ def data_list(as_json: Json = False) -> None:
     rows = []
     for name in registry.names():
         try:
-            place = str(registry.locate(name))
+            place = "made from a seed" if registry.resolve(name).is_phantom else str(registry.locate(name))
         except FileNotFoundError:
             place = "not found"
         rows.append({"name": name, "title": registry.resolve(name).title, "place": place})

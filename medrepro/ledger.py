@@ -167,7 +167,7 @@ def claim_verdict(verdicts: Sequence[str]) -> str:
 def shown_verdict(evidence: Sequence[Evidence]) -> str:
     """Verdict on a table or figure: its numbers on the paper's data, else the sign of every stressed difference."""
     if all(one.source == SOURCES[0] and one.pairs for one in evidence):
-        if all(ours.low <= value <= ours.high for one in evidence for value, ours in one.pairs if ours.n >= 2):
+        if all(ours.n >= 2 and ours.low <= value <= ours.high for one in evidence for value, ours in one.pairs):
             return REPRODUCED
     stressed = [interval(one.effects, overlap=one.overlap) for one in evidence if len(one.effects)]
     return SAME if stressed and all(effect.low > 0 for effect in stressed) else NOT_REPRODUCED
@@ -255,6 +255,10 @@ def _decide(paper: str, row: Row, profile: str, outcomes: dict[str, str]) -> Ver
     if row.kind != "claim":
         return verdict(shown_verdict(used), **told)
     smallest = {c.name: c.smallest for c in row.conditions}
+    if unknown := [one.condition for one in used if one.condition not in smallest]:
+        raise ValueError(
+            f"{paper}, {row.item}: evidence speaks to {unknown[0]!r}, the row states {', '.join(smallest)}"
+        )
     each = {
         one.condition: condition_verdict(interval(one.effects, overlap=one.overlap), smallest[one.condition])
         for one in used

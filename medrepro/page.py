@@ -4,6 +4,7 @@ import html
 import json
 import os
 import resource
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -143,7 +144,9 @@ class Page:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _command(self) -> str:
-        told = " ".join(f"-p {key} {value}" for key, value in {"profile": self.profile, **self.parameters}.items())
+        told = " ".join(
+            f"-p {key} {shlex.quote(str(value))}" for key, value in {"profile": self.profile, **self.parameters}.items()
+        )
         return f"papermill notebooks/{self.notebook}.ipynb out.ipynb {told}"
 
     def _line(self, source: str) -> str:

@@ -92,7 +92,7 @@ def png(figure: plt.Figure) -> bytes:
 
 def number(value: Any) -> str:
     """A table cell as text: four significant digits for floats, an en dash for what is missing."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
         return "–"
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
@@ -104,11 +104,11 @@ def table_html(table: pd.DataFrame, *, caption: str) -> str:
 
     The first column names the rows.
     """
-    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in table.columns)
+    head = "".join(f'<th scope="col">{html.escape(str(name).strip() or "–")}</th>' for name in table.columns)
     body = ""
     for row in table.itertuples(index=False):
         first, *rest = (html.escape(number(value)) for value in row)
-        body += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        body += f'<tr><th scope="row">{first.strip() or "–"}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
     label = html.escape(caption, quote=True)
     return (
         f'<div class="mr-scroll" tabindex="0" role="region" aria-label="{label}"><table class="mr-table table">'

@@ -521,23 +521,19 @@ def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = Fals
         At least one run failed; the others are finished and kept. The message names the first failure.
     """
     store = store or paths.run_store()
-    for level in _levels(runs):
-        missing = [run for run in level if load(run, store) is None]
-        if missing:
-            _compute_level(missing, store, quiet=quiet)
-    results = [load(run, store) for run in runs]
-    if None in results:  # source was edited meanwhile, or another process cleaned the store
-        return ensure(runs, store=store, quiet=quiet)
-    return results
+    for _ in range(3):  # again where source was edited meanwhile, or another process cleaned the store
+        for level in _levels(runs):
+            if missing := [run for run in level if load(run, store) is None]:
+                _compute_level(missing, store, quiet=quiet)
+        if None not in (results := [load(run, store) for run in runs]):
+            return results
+    raise RunError(f"source or data changed, or {store} was cleaned, each time runs were computed: run again")
 
 
 def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
     store.mkdir(parents=True, exist_ok=True)
     number, commit_id, failures = workers(missing), commit(), []
-    progress, stale = (
-        _Progress(len(missing), quiet=quiet),
-        any([_stale(module) for module in {run.module for run in missing}]),
-    )
+    progress, stale = _Progress(len(missing), quiet=quiet), {run.module for run in missing if _stale(run.module)}
     if number == 1 and not stale:
         for run in missing:
             failure = _work(run, store, commit_id)
@@ -559,8 +555,10 @@ def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: 
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # a worker that has trained once is warm: torch is loaded, code is compiled; after an edit of source, workers are new
+    # a worker that has trained once is warm: torch is loaded, code is compiled; another environment means new workers,
+    # and so does an edit of source
     environment = {"OMP_NUM_THREADS": "1", "MEDREPRO_EDITS": str(sum(len(seen) - 1 for seen in _read_source.values()))}
+    environment |= {name: os.environ.get(name, "") for name in ("MEDREPRO_DATA", "MEDREPRO_CACHE")}
     executor = get_reusable_executor(max_workers=number, timeout=300, env=environment)
     futures, failures = {executor.submit(_work, run, store, commit_id): run for run in missing}, []
     try:

@@ -36,19 +36,24 @@ def parameters(notebook: str) -> dict[str, Any]:
     cells = [cell for cell in content.cells if "parameters" in tags(cell)]
     if len(cells) != 1:
         raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(cells)}")
-    found = {}
-    for node in ast.parse(cells[0].source).body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            raise ValueError(
-                f"{notebook}: the parameters cell holds plain assignments only, line {node.lineno} is none"
-            )
-        found[node.targets[0].id] = ast.literal_eval(node.value)
+    found, line = {}, 1
+    try:
+        for node in ast.parse(cells[0].source).body:
+            line = node.lineno
+            [target] = node.targets
+            found[target.id] = ast.literal_eval(node.value)
+    except (AttributeError, ValueError, SyntaxError) as error:
+        line = getattr(error, "lineno", None) or line
+        raise ValueError(f"{notebook}: the parameters cell holds plain assignments only, line {line} is none") from None
     return found
 
 
 def plan(notebook: str, profile: str, **changed: Any) -> list[runs.Run]:
     """Runs behind a notebook with its default parameters, some of them changed."""
-    given = {**parameters(notebook), **changed}
+    given = parameters(notebook)
+    if unknown := sorted(set(changed) - set(given)):
+        raise ValueError(f"{notebook} has no parameter {unknown[0]!r}; known: {', '.join(given)}")
+    given |= changed
     given.pop("profile", None)
     return runs.plan(notebook, profile, **given)
 

@@ -141,7 +141,7 @@ def test_the_best_source_decides_each_condition_whatever_the_order():
 
 
 def test_evidence_of_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="evidence comes from one of .*got 'hearsay'"):
+    with pytest.raises(ValueError, match=r"evidence comes from one of .*got 'hearsay'"):
         evidence([1], source="hearsay")
 
 
@@ -225,7 +225,7 @@ def test_overlapping_folds_widen_the_deciding_interval(fake):
 def test_evidence_for_a_condition_that_the_row_does_not_state_is_named(fake):
     fake(CLAIM)
     give(*(evidence([0.05, 0.06, 0.04], name) for name in ("large", "small", "smal")))
-    with pytest.raises(ValueError, match="Claim 1.*'smal'.*large, small"):
+    with pytest.raises(ValueError, match=r"Claim 1.*'smal'.*large, small"):
         verdict()
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ def shown(monkeypatch):
 @pytest.fixture
 def open_page(store, results, tmp_path, monkeypatch, shown):
     monkeypatch.setattr(runs, "experiments", lambda notebook: fake_experiments)
-    monkeypatch.setattr("medrepro.sources.source_digest", lambda modules: "0" * 64)
+    monkeypatch.setattr("medrepro.page.sources", SimpleNamespace(source_digest=lambda module: "0" * 64))
     monkeypatch.setenv("MEDREPRO_BUILD", str(tmp_path / "build"))
     return lambda profile="smoke", **given: Page(NOTEBOOK, profile=profile, **given)
 

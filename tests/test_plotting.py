@@ -57,7 +57,7 @@ def test_a_table_has_a_caption_and_header_cells_with_scope():
 
 
 def test_a_wide_table_scrolls_by_keyboard_and_is_named():
-    [(tag, box)] = [one for one in Reader(plotting.table_html(TABLE, caption='The "best"')).tags if one[0] == "div"]
+    [(_, box)] = [one for one in Reader(plotting.table_html(TABLE, caption='The "best"')).tags if one[0] == "div"]
     assert (box["tabindex"], box["role"], box["aria-label"]) == ("0", "region", 'The "best"')
 
 

@@ -501,6 +501,7 @@ def test_source_that_is_edited_in_a_long_process_is_the_source_that_is_computed(
             assert [one.metrics["y"] for one in results] == [value + int(workers) * 100, 1 + value + int(workers) * 100]
 
 
+@pytest.mark.slow
 def test_an_edit_while_a_run_computes_does_not_give_the_old_number_the_new_digest(store, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "edits_itself.py"
@@ -519,6 +520,13 @@ def test_an_edit_while_a_run_computes_does_not_give_the_old_number_the_new_diges
     assert run.digest != before
     assert result.metrics == {"y": 20}
     assert {one.digest: one.metrics["y"] for one in runs.stored()} == {before: 1, run.digest: 20}
+
+
+@pytest.mark.quick
+def test_runs_that_never_arrive_in_the_store_end_in_an_error(store, monkeypatch):
+    monkeypatch.setattr(runs, "_work", lambda run, store, commit_id: None)
+    with pytest.raises(RunError, match=r"source or data changed, or .* was cleaned, each time"):
+        runs.ensure([add(1)], quiet=True)
 
 
 TWO_WRITERS = """

@@ -97,7 +97,7 @@ def count(layer: nn.Module) -> int:
 def test_statistics_of_the_authors_layers(name, training, expected):
     """2e-5: the published statistics are of float32 layers, rounded to six places."""
     x, kind = authors_input(), name.split()[0]
-    forms = ({}, {"form": "literal"}, {"per_channel": True})  # the same levels for all channels: the same output
+    forms = ({}, {"form": "table"}, {"per_channel": True})  # the same levels for all channels: the same output
     for switches in forms if kind == "multi" else ({},):
         layer = recalibration(kind, 32, preset="authors_code", **switches).train(training)
         out = set_reference_weights(layer, 32)(x)
@@ -425,7 +425,7 @@ def test_gradients_hold_against_finite_differences(name, switches, training):
     small = name == "multi" or (name == "mono" and "reduction" not in switches)
     channels = 2 if small or name in ("cse", "scse", "srm") else 16
     channels = 4 if switches.get("reduction") == 4 else channels
-    literal = {"num_levels": 3, "form": "literal"} if name == "multi" else {}  # a table has kinks
+    literal = {"num_levels": 3, "form": "literal"} if name == "multi" else {}  # a table has a kink at every point
     layer = build(name, channels, **literal, **switches).train(training)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -448,11 +448,21 @@ MULTI += [switches for name, switches in SWITCHES if name == "multi" and "per_ch
 
 @pytest.mark.parametrize("switches", MULTI, ids=str)
 @pytest.mark.parametrize("training", [True, False])
-def test_table_equals_the_literal_form(switches, training):
-    """Values to 1e-6, gradients to 1e-3 of the largest: the slope of a chord, a step of 1.5e-3 wide; running statistics too.
+def test_table_equals_the_literal_form(switches, training, monkeypatch):
+    """Values to 1e-7 and gradients to 1e-3 where H~ is smooth: step^2 / 8 is 2e-8, and a chord's slope is off by a step.
 
-    The bound on a value is max |H~''| step^2 / 8 with H~'' of a few units and steps up to 2e-3.
+    Batch statistics make steep levels, and a ReLU has its kink inside some step: values then agree to 1e-4, and single
+    pixels in that step decide a gradient. On a grid so fine that no pixel is left there, gradients agree to 1e-4 again.
     """
+    kinked = training and (switches.get("phi") == "bn" or switches.get("preset") == "authors_code")
+    compare_forms(switches, training, value=1e-4 if kinked else 1e-7, gradient=math.inf if kinked else 1e-3)
+    if kinked:
+        monkeypatch.setattr("medrepro.multifractal.recalibration.POINTS", 1 << 18)
+        compare_forms(switches, training, value=1e-8, gradient=1e-4)
+
+
+def compare_forms(switches: dict, training: bool, *, value: float, gradient: float) -> None:
+    """Outputs to `value`, gradients to `gradient` of their norm, running statistics to 1e-6."""
     x, upstream = 3 * maps(2, 6, 21, 18), maps(2, 6, 21, 18, seed=9) - 0.4
     results = []
     for form in ("table", "literal"):
@@ -466,9 +476,10 @@ def test_table_equals_the_literal_form(switches, training):
         gradients = torch.autograd.grad(out, (leaf, *layer.parameters()), upstream, materialize_grads=True)
         results.append((out, gradients, dict(layer.named_buffers())))
     (table, ours, kept), (literal, theirs, kept_literally) = results
-    assert torch.allclose(table, literal, atol=1e-6, rtol=0)
+    assert torch.allclose(table, literal, atol=value, rtol=0)
+    largest = max(other.norm() for other in theirs[1:])
     for one, other in zip(ours, theirs, strict=True):
-        assert (one - other).abs().max() <= 1e-3 * other.abs().max() + 1e-9
+        assert (one - other).norm() <= gradient * max(other.norm(), 0.1 * largest)
     for key, value in kept.items():
         assert torch.allclose(value.double(), kept_literally[key].double(), atol=1e-6), key
 
@@ -486,7 +497,8 @@ def test_tables_own_gradients_hold_against_finite_differences():
 
 
 def test_per_channel_levels_use_the_literal_form():
-    assert Multi(4).form == "table"
+    assert Multi(4).form == Multi(4, preset="authors_code", form="table").form == "table"
+    assert Multi(4, preset="authors_code").form == "literal"
     assert Multi(4, per_channel=True).form == "literal"
 
 
