@@ -11,9 +11,8 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-
-import nbformat
 
 from medrepro import paths, runs, sources
 
@@ -30,15 +29,29 @@ def tags(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def cells(notebook: str) -> list[SimpleNamespace]:
+    """Cells of a source notebook with `cell_type`, `source` and `metadata`, read without nbformat, whose import takes long."""
+    path = paths.notebook_file(notebook)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return [
+            SimpleNamespace(cell_type=c["cell_type"], source="".join(c["source"]), metadata=c["metadata"])
+            for c in found
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no notebook ({type(error).__name__}: {error}): restore it from the repository"
+        ) from None
+
+
 def parameters(notebook: str) -> dict[str, Any]:
     """Default parameters of a notebook: the plain literals of its cell tagged ``parameters``."""
-    content = nbformat.read(paths.notebook_file(notebook), as_version=4)
-    cells = [cell for cell in content.cells if "parameters" in tags(cell)]
-    if len(cells) != 1:
-        raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(cells)}")
+    tagged = [cell for cell in cells(notebook) if "parameters" in tags(cell)]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook}: expected one cell tagged 'parameters', found {len(tagged)}")
     found, line = {}, 1
     try:
-        for node in ast.parse(cells[0].source).body:
+        for node in ast.parse(tagged[0].source).body:
             line = node.lineno
             [target] = node.targets
             found[target.id] = ast.literal_eval(node.value)
@@ -64,15 +77,15 @@ def _file_digest(path: Path) -> str:
 
 def key(notebook: str, profile: str) -> str:
     """Digest of all that decides an executed notebook: runs, cells, imported modules, the paper's files, the profile."""
-    content = nbformat.read(paths.notebook_file(notebook), as_version=4)
-    code = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
+    content = cells(notebook)
+    code = "\n".join(cell.source for cell in content if cell.cell_type == "code")
     paper = notebook.split("/")[0]
     files = [*(paths.PACKAGE / paper).glob("*.yaml"), paths.root() / "notebooks" / paper / "quiz.yaml"]
     files += (paths.results() / paper).glob("*.json")
     parts = {
         "profile": profile,
         "runs": [run.digest for run in plan(notebook, profile)],
-        "cells": [(cell.cell_type, cell.source, cell.metadata) for cell in content.cells],
+        "cells": [(cell.cell_type, cell.source, cell.metadata) for cell in content],
         "modules": sources.source_digest(
             [*sources.imports_of(code), f"medrepro.{paper}.experiments", "medrepro.staging"]
         ),
@@ -108,6 +121,7 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
     NotebookError
         A cell failed; the message names it, and the log holds the rest.
     """
+    import nbformat
     import papermill
 
     runs.ensure(plan(notebook, profile, **given))  # here and not in the kernel, so that progress is seen
@@ -140,6 +154,8 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
 
 def failed_cell(executed: Path) -> str:
     """Id of the failed cell of an executed copy, with its first line (papermill's own number counts the injected cell)."""
+    import nbformat
+
     content = nbformat.read(executed, as_version=4)
     for cell in content.cells:
         if cell.cell_type == "code" and any(output.output_type == "error" for output in cell.outputs):
@@ -174,14 +190,16 @@ def stage(content: Any, notebook: str, profile: str, time_line: str) -> None:
     NotebookError
         A cell shows two figures: the book numbers one a cell.
     """
+    import nbformat
+
     content.metadata.pop("papermill", None)
-    cells = []
+    staged = []
     for cell in content.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if "injected-parameters" in tags(cell):
             cell.metadata["tags"] = [*tags(cell), "remove-cell"]
-        cells.append(cell)
+        staged.append(cell)
         if cell.cell_type != "code":
             continue
         cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
@@ -191,11 +209,11 @@ def stage(content: Any, notebook: str, profile: str, time_line: str) -> None:
                 f"{notebook}: cell {cell.get('id')!r} shows {len(bundles)} figures, one a cell can be numbered"
             )
         if bundles:
-            cells.append(_make_figure(cell, bundles[0]))
-    content.cells = cells
+            staged.append(_make_figure(cell, bundles[0]))
+    content.cells = staged
     note = nbformat.v4.new_markdown_cell(f"*{time_line}*", id="measured-time", metadata={"tags": ["measured"]})
-    where = next((n for n, cell in enumerate(cells) if "parameters" in tags(cell)), len(cells))
-    cells.insert(where, note)
+    where = next((n for n, cell in enumerate(staged) if "parameters" in tags(cell)), len(staged))
+    staged.insert(where, note)
 
 
 def _is_progress(output: Any) -> bool:
@@ -206,6 +224,8 @@ def _is_progress(output: Any) -> bool:
 
 def _make_figure(cell: Any, bundle: Any) -> Any:
     """Move the parts of a figure bundle to where the book looks for them; returns the cell that holds the folded table."""
+    import nbformat
+
     told = bundle["metadata"].pop("medrepro")
     bundle["data"].pop("text/html", None)
     cell.metadata["mystnb"] = {
