@@ -270,7 +270,7 @@ class FCA(ChannelGate):
     Parameters
     ----------
     channels
-        C, divisible by 16.
+        C, divisible by 16, or 4 or 8, which take the first C of the 16 frequencies, one a channel.
     preset
         ``paper`` and ``authors_code`` take `fca_mode` ``authors``, ``corrected`` takes ``dct2``.
     fca_mode
@@ -303,8 +303,10 @@ class FCA(ChannelGate):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(channels)
-        if channels % 16:
+        if channels % 16 and channels not in (4, 8):
             raise ValueError(f"FCA splits the channels into 16 groups of equal size; {channels} is not divisible by 16")
+        # choice: the authors' code has no narrower level than 32; small networks keep the lowest frequencies
+        self.channels_per_group = max(1, channels // 16)
         chosen = _preset("fca", preset, {"fca_mode": fca_mode})
         self.fca_mode = one_of("fca_mode", chosen["fca_mode"], ("authors", "dct2"))
         self.size = size
@@ -326,7 +328,7 @@ class FCA(ChannelGate):
             raise ValueError(f"FCA was built for maps of {tuple(self.size)}, got {tuple(x.shape[-2:])}")
         with without_autocast(x):
             x = at_least_float32(x)
-            group = torch.arange(self.channels, device=x.device) // (self.channels // 16)
+            group = torch.arange(self.channels, device=x.device) // self.channels_per_group
             by_row = self._cosines(x.shape[-2], (group // 4).to(x.dtype))
             by_column = self._cosines(x.shape[-1], (group % 4).to(x.dtype))
             return torch.einsum("bchw,ch,cw->bc", x, by_row, by_column)

@@ -591,3 +591,10 @@ def test_starts_are_those_that_are_documented():
 def test_faults_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fca_of_eight_channels_takes_the_first_eight_frequencies():
+    x = torch.rand(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    wide = torch.zeros(2, 16, 6, 6)
+    wide[:, :8] = x
+    assert torch.allclose(FCA(8).coefficients(x), FCA(16).coefficients(wide)[:, :8], atol=1e-5)  # sums of 36 in float32
