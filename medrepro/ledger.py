@@ -74,6 +74,7 @@ class Condition(Strict):
     claimed: str
     smallest: float = 0.0
     reason: str = ""
+    not_attempted: str | None = None  # why no run speaks to this condition; it then never counts as supported
 
 
 class Row(Strict):
@@ -86,6 +87,7 @@ class Row(Strict):
     notebook: str | None = None
     tests: list[str] = []
     evidence: str | None = None
+    given: dict[str, str] = {}  # further arguments of the evidence function
     conditions: list[Condition] = []
     not_reproducible: str | None = None
     not_attempted: str | None = None
@@ -245,15 +247,21 @@ def _decide(paper: str, row: Row, profile: str, outcomes: dict[str, str]) -> Ver
             note=f"{'failed' if failed else 'passed'}: {names}",
         )
     module, function = row.evidence.split(":")
-    given = getattr(importlib.import_module(module), function)(live=profile == "cpu")
+    given = getattr(importlib.import_module(module), function)(live=profile == "cpu", **row.given)
     used = deciding(given)
-    missing = {c.name for c in row.conditions} - {one.condition for one in used}
+    untried = {c.name: c.not_attempted for c in row.conditions if c.not_attempted}
+    used = [one for one in used if one.condition not in untried]
+    missing = {c.name for c in row.conditions} - {one.condition for one in used} - set(untried)
     if not used or missing:
         return None
     note = _told(used, row)
     told = {"data": "; ".join(dict.fromkeys(one.data for one in used)), "profile": used[0].profile, "note": note}
+    if untried:
+        told["note"] += "".join(f" | {name}: not attempted ({reason})" for name, reason in untried.items())
     if row.kind != "claim":
-        return verdict(shown_verdict(used), **told)
+        text = shown_verdict(used)
+        alone = f" ({', '.join(one.condition for one in used)} alone)" if untried and text != NOT_REPRODUCED else ""
+        return verdict((SAME if untried and text == REPRODUCED else text) + alone, **told)
     smallest = {c.name: c.smallest for c in row.conditions}
     if unknown := [one.condition for one in used if one.condition not in smallest]:
         raise ValueError(
@@ -263,7 +271,7 @@ def _decide(paper: str, row: Row, profile: str, outcomes: dict[str, str]) -> Ver
         one.condition: condition_verdict(interval(one.effects, overlap=one.overlap), smallest[one.condition])
         for one in used
     }
-    text = claim_verdict(list(each.values()))
+    text = claim_verdict([*each.values(), *(NOT_SEEN for _ in untried)])
     if text == CONDITIONAL:
         text += f" ({', '.join(name for name, one in each.items() if one == SUPPORTED)})"
     return verdict(text, **told)

@@ -48,3 +48,38 @@ def check_rougher(answer: Callable[[np.ndarray, np.ndarray], int]) -> bool:
         pair = [rng.uniform(0.1, 3) * surface + rng.uniform(-5, 5) for surface in pair]
         wrong += int(answer(*pair)) != int(hurst[1] < hurst[0])
     return _verdict(wrong == 0, f"{wrong} of 12 pairs are told wrongly; brightness and contrast were drawn at random")
+
+
+def check_dice(answer: Callable[[np.ndarray, np.ndarray], float]) -> bool:
+    """Whether `answer` computes the Dice coefficient of a probability map and a mask as the paper's code does."""
+    mask = np.zeros((8, 8))
+    mask[2:6, 2:6] = 1
+    half = np.where(np.arange(8) < 4, 0.9, 0.2) * np.ones((8, 1))
+    cases = [(mask, mask, 1.0), (half, mask, 2 * 8 / (32 + 16)), (0 * mask, 0 * mask, 1.0), (0 * mask, mask, 0.0)]
+    given = [float(answer(prob, truth)) for prob, truth, _ in cases]
+    holds = np.allclose(given, [expected for *_, expected in cases], atol=1e-6)
+    return _verdict(holds, f"got {given}; threshold at 0.5 first, and two empty masks score 1")
+
+
+def check_paired_gain(answer: Callable[[np.ndarray, np.ndarray], tuple]) -> bool:
+    """Whether `answer` gives the mean paired gain and its 95 % interval for two lists of scores of the same cases."""
+    from medrepro.metrics import interval
+
+    rng = np.random.default_rng(5)
+    plain = rng.normal(70, 8, 6)
+    better = plain + rng.normal(1.5, 0.5, 6)
+    expected = interval(better - plain)
+    given = answer(better, plain)
+    holds = given is not None and np.allclose(given, (expected.mean, expected.low, expected.high), atol=1e-6)
+    return _verdict(holds, f"got {given}; take differences case by case first, then Student's t with n - 1 degrees")
+
+
+def check_smallest_gain(answer: Callable[[float, int], float]) -> bool:
+    """Whether `answer` tells the smallest mean gain that `n` paired cases of given spread could show (t interval off zero)."""
+    from scipy.stats import t
+
+    cases = [(2.5, 3), (2.5, 5), (1.0, 20)]
+    given = [answer(spread, n) for spread, n in cases]
+    expected = [t.ppf(0.975, n - 1) * spread / np.sqrt(n) for spread, n in cases]
+    holds = None not in given and np.allclose(given, expected, rtol=1e-3)
+    return _verdict(holds, f"got {given}; the half width of the 95 % interval is t times spread over the root of n")

@@ -83,7 +83,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     planners = {
         "multifractal/01-local-holder-exponent": _exponent_runs,
-        "multifractal/02-recalibration": _no_runs,
+        "multifractal/02-recalibration": _attention_runs,
         "multifractal/03-table-1": _table_runs,
     }
     if notebook not in planners:
@@ -94,7 +94,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
 #: The recorded grid on real images: three folds by group, 128 pixels, half of the paper's channels, 30 epochs. Rate and
 #: batch were chosen on the plain U-Net alone (seed 100, validation images of fold 0).
 RECORDED = {
-    "size": 128, "channels": [16, 32, 64, 128], "num_epochs": 30, "batch_size": 8, "lr": 1e-3, "shuffle": True,
+    "size": 128, "channels": [16, 32, 64, 128], "num_epochs": 30, "batch_size": 4, "lr": 1e-3, "shuffle": True,
     "num_folds": 3, "split": "grouped",
 }  # fmt: skip
 
@@ -134,9 +134,12 @@ def _table_runs(
     ]
 
 
-def _no_runs(settings: dict[str, Any], **parameters: Any) -> list[Run]:
-    """Nothing to train: the page computes what it shows."""
-    return []
+def _attention_runs(
+    settings: dict[str, Any], *, seed: int = 0, data: str = "phantom", preset: str = "authors_code"
+) -> list[Run]:
+    """One trained Multi network, with its weights, to look into."""
+    [*_, multi] = _table_runs(settings | {"train_seeds": 1}, seed=seed, data=data, preset=preset)
+    return [Run(multi.function, {**multi.settings, "keep_weights": True}, multi.device)]
 
 
 def _exponent_runs(settings: dict[str, Any], *, seed: int = 0, data: str = "phantom") -> list[Run]:
