@@ -566,12 +566,15 @@ class Multi(nn.Module):
         plain = exponent.slope == "ols" and exponent.scales == SCALES and exponent.norm is None
         return (0.0, 6.0) if plain and exponent.minmax != "none" else None
 
+    #: Smallest number of entries of a map for which the table pays; smaller maps take the exact form.
+    table_from = 2 * POINTS
+
     def level_map(self, x: Tensor) -> Tensor:
         """H~ of feature maps, shape (B, C, H, W)."""
         expect_maps(x, self.channels)
         with without_autocast(x):
             alpha = self.exponent(x)
-            if self.form == "table":
+            if self.form == "table" and alpha.numel() > self.table_from:
                 return self._from_table(alpha)
             return self.response(self.memberships(alpha))
 

@@ -29,6 +29,13 @@ from medrepro.multifractal.recalibration import (
 
 from .reference import set_reference_weights, statistics
 
+
+@pytest.fixture(autouse=True)
+def _table_at_every_size(monkeypatch):
+    """Small maps take the exact form; here the table is what is tested."""
+    monkeypatch.setattr(Multi, "table_from", 0)
+
+
 NAMES = tuple(name for name in RECALIBRATIONS if name != "none")
 ALL = [(name, preset) for name in NAMES for preset in ("paper", "authors_code", "corrected")]
 
@@ -598,3 +605,12 @@ def test_fca_of_eight_channels_takes_the_first_eight_frequencies():
     wide = torch.zeros(2, 16, 6, 6)
     wide[:, :8] = x
     assert torch.allclose(FCA(8).coefficients(x), FCA(16).coefficients(wide)[:, :8], atol=1e-5)  # sums of 36 in float32
+
+
+def test_small_maps_take_the_exact_form(monkeypatch):
+    monkeypatch.undo()  # the threshold as it is
+    x = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    table, literal = Multi(4, form="table").eval(), Multi(4, form="literal").eval()
+    literal.load_state_dict(table.state_dict())
+    assert x.numel() <= Multi.table_from
+    assert torch.equal(table(x), literal(x))
