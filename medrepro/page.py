@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from medrepro import paths, plotting, recorded, runs, sources
+from medrepro import paths, plotting, provenance, recorded, runs, sources
 
 
 class Page:
@@ -130,12 +130,12 @@ class Page:
             "data": self.parameters.get("data", "made in the notebook"),
             "runs": f"{len(results)}: {', '.join(sorted(digest[:8] for digest in self.used)) or 'none'}",
             "source": sources.source_digest(f"medrepro.{self.paper}.experiments")[:12],
-            "commit": runs.commit() or "no checkout",
+            "commit": provenance.commit() or "no checkout",
             "device": "; ".join(sorted({result.provenance["device_name"] for result in results})) or "cpu",
             "seconds": f"{sum(result.provenance['seconds'] for result in results):.1f} in runs, when they were computed; "
             f"{time.perf_counter() - self.start:.1f} on this page",
             "peak memory": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB on this page",
-            "versions": ", ".join(f"{name} {number}" for name, number in runs.all_versions().items() if number),
+            "versions": ", ".join(f"{name} {number}" for name, number in provenance.all_versions().items() if number),
         }
         table = pd.DataFrame({"what": list(facts), "value": list(facts.values())})
         content = plotting.table_html(table, caption="What made this page")

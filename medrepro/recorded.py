@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from medrepro import paths, runs
 
@@ -18,38 +17,11 @@ from medrepro import paths, runs
 LIMITS = {"arrays.npz": 1_000_000, "weights.safetensors": 5_000_000}
 
 
-class RecordedRun:
-    """A result read from ``results/``, with the same attributes as a stored run."""
+class RecordedRun(runs.StoredRun):
+    """A result read from ``results/``: one JSON file, with arrays and weights beside it under the same name."""
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        content = json.loads(self.path.read_text(encoding="utf-8"))
-        self.identity: str = content["identity"]
-        self.digest: str = content["digest"]
-        self.function: str = content["function"]
-        self.settings: dict[str, Any] = content["settings"]
-        self.metrics: dict[str, Any] = content["metrics"]
-        self.history: list[dict[str, Any]] = content["history"]
-        self.provenance: dict[str, Any] = content["provenance"]
-
-    @property
-    def arrays(self) -> dict[str, Any]:
-        """Recorded arrays by name."""
-        import numpy as np
-
-        path = self.path.with_suffix(".npz")
-        if not path.is_file():
-            return {}
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
-    @property
-    def weights(self) -> dict[str, Any]:
-        """Recorded weights as tensors by name."""
-        from safetensors.torch import load_file
-
-        path = self.path.with_suffix(".safetensors")
-        return load_file(path) if path.is_file() else {}
+    def _file(self, name: str) -> Path:
+        return self.path.with_suffix(Path(name).suffix)
 
 
 def file_of(run: runs.Run) -> Path:

@@ -17,25 +17,21 @@ import math
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from medrepro import paths, sources
+from medrepro import paths, provenance, sources
 
 #: Raised when the layout of a run's folder changes: older runs are then computed again.
 FORMAT = 1
 #: What a run function may return; every key is optional.
 RESULT_KEYS = ("metrics", "history", "arrays", "weights")
-#: Packages whose versions decide a run's numbers and so its digest.
-DECIDING = ("torch", "numpy", "monai", "scikit-image", "scikit-learn", "pywavelets")
 #: Arguments that the store hands to a run function which asks for them by name; they are no settings.
 GIVEN = ("device", "scratch")
 
@@ -94,7 +90,7 @@ class Run:
                 "settings": _canonical(self.settings, lambda run: run.digest),
                 "data": self.data_fingerprint(),
                 "source": sources.source_digest(self.module),
-                "versions": deciding_versions(),
+                "versions": provenance.deciding_versions(),
             }
         )
 
@@ -157,20 +153,6 @@ def _sha(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-@cache
-def version(package: str) -> str | None:
-    """Installed version of a package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def deciding_versions() -> dict[str, str | None]:
-    """Versions that enter every digest, without the build tag (``2.13.0+cpu`` and ``2.13.0`` are one version)."""
-    return {name: (version(name) or "").split("+")[0] or None for name in DECIDING}
-
-
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +161,7 @@ class StoredRun:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        content = json.loads(self._file("run.json").read_text(encoding="utf-8"))
         self.digest: str = content["digest"]
         self.function: str = content["function"]
         self.settings: dict[str, Any] = content["settings"]
@@ -187,14 +169,18 @@ class StoredRun:
         self.history: list[dict[str, Any]] = content["history"]
         self.provenance: dict[str, Any] = content["provenance"]
 
+    def _file(self, name: str) -> Path:
+        """Where one of the run's files lies."""
+        return self.path / name
+
     @property
     def arrays(self) -> dict[str, Any]:
         """Stored arrays by name (no pickled objects are ever read)."""
         import numpy as np
 
-        if not (self.path / "arrays.npz").is_file():
+        if not self._file("arrays.npz").is_file():
             return {}
-        with np.load(self.path / "arrays.npz", allow_pickle=False) as archive:
+        with np.load(self._file("arrays.npz"), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
     @property
@@ -202,11 +188,11 @@ class StoredRun:
         """Stored weights as tensors by name."""
         from safetensors.torch import load_file
 
-        path = self.path / "weights.safetensors"
+        path = self._file("weights.safetensors")
         return load_file(path) if path.is_file() else {}
 
     def __repr__(self) -> str:
-        return f"StoredRun({self.digest[:12]}, {self.function}, {self.metrics})"
+        return f"{type(self).__name__}({self.digest[:12]}, {self.function}, {self.metrics})"
 
 
 def folder(run: Run, store: Path | None = None) -> Path:
@@ -303,62 +289,6 @@ def plain(value: Any) -> Any:
 # -- computing -------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """Commit of the project, with ``+changes`` where files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(paths.root()), *arguments], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno").strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def all_versions() -> dict[str, str | None]:
-    """Python and every package that a run may touch, for provenance."""
-    names = (*DECIDING, "scipy", "pandas", "lightning", "nibabel", "nilearn", "pydicom", "medrepro")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _reset_peak_memory(device: str) -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if device == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory_mb(device: str) -> float | None:
-    if device == "cuda":
-        import torch
-
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return round(int(line.split()[1]) / 1024, 1)
-    except OSError:
-        pass
-    return None
-
-
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
     """Hold torch and the numerical libraries to a number of threads inside; the old numbers come back afterwards."""
@@ -439,7 +369,7 @@ def compute(run: Run, *, store: Path | None = None, commit_id: str | None = None
 
 def _compute(run, function, given, digest, source, store, commit_id) -> StoredRun:
     settings = _with_parents(run.settings, store)
-    _reset_peak_memory(run.device)
+    provenance.reset_peak_memory(run.device)
     with _threads(run.threads):
         start = time.perf_counter()
         result = function(**settings, **given)
@@ -447,21 +377,21 @@ def _compute(run, function, given, digest, source, store, commit_id) -> StoredRu
     if not isinstance(result, Mapping) or not set(result) <= set(RESULT_KEYS):
         keys = sorted(result) if isinstance(result, Mapping) else type(result).__name__
         raise RunError(f"{run.function} returned {keys}: expected a dictionary with keys among {RESULT_KEYS}")
-    provenance = {
+    told = {
         "data": run.settings.get("data"),
         "data_fingerprint": run.data_fingerprint(),
         "seed": run.settings.get("seed"),
         "source": source,
-        "commit": commit_id or commit(),
-        "versions": all_versions(),
+        "commit": commit_id or provenance.commit(),
+        "versions": provenance.all_versions(),
         "device": run.device,
-        "device_name": _device_name(run.device),
+        "device_name": provenance.device_name(run.device),
         "threads": run.threads,
         "seconds": round(seconds, 3),
-        "peak_memory_mb": _peak_memory_mb(run.device),
+        "peak_memory_mb": provenance.peak_memory_mb(run.device),
         "platform": platform.platform(),
     }
-    return StoredRun(write(run, result, provenance, store, digest=digest))
+    return StoredRun(write(run, result, told, store, digest=digest))
 
 
 def _with_parents(value: Any, store: Path | None) -> Any:
@@ -532,7 +462,7 @@ def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = Fals
 
 def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
     store.mkdir(parents=True, exist_ok=True)
-    number, commit_id, failures = workers(missing), commit(), []
+    number, commit_id, failures = workers(missing), provenance.commit(), []
     progress, stale = _Progress(len(missing), quiet=quiet), {run.module for run in missing if _stale(run.module)}
     if number == 1 and not stale:
         for run in missing:

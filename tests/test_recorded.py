@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from medrepro import recorded, runs
+from medrepro import provenance, recorded, runs
 from medrepro.runs import Run
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("store", "results")]
@@ -63,7 +63,7 @@ def test_what_is_recorded_is_not_computed_again_even_from_an_empty_store(compute
 def test_what_is_recorded_is_found_after_source_and_versions_have_changed(monkeypatch):
     recorded.record([add(1)])
     monkeypatch.setattr("medrepro.sources.source_digest", lambda module: "other source")
-    monkeypatch.setattr(runs, "version", lambda name: "9.9")
+    monkeypatch.setattr(provenance, "version", lambda name: "9.9")
     assert runs.load(add(1)) is None
     assert recorded.load(add(1)).metrics == {"sum": 1}
 

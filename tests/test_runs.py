@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medrepro import paths, runs
+from medrepro import paths, provenance, runs
 from medrepro.runs import Run, RunError
 
 ADD = "tests.fake_runs:add"
@@ -88,7 +88,7 @@ def test_digest_changes_with_versions_source_data_and_format(part, monkeypatch):
     monkeypatch.setattr("medrepro.data.registry.fingerprint", lambda name: files["content"] if name == "busi" else None)
     before, identity = run.digest, run.identity
     if part == "versions":
-        monkeypatch.setattr(runs, "version", lambda name: "9.9" if name == "torch" else "1.0")
+        monkeypatch.setattr(provenance, "version", lambda name: "9.9" if name == "torch" else "1.0")
     elif part == "source":
         monkeypatch.setattr("medrepro.sources.source_digest", lambda module: f"source of {module}")
     elif part == "data":
@@ -101,16 +101,23 @@ def test_digest_changes_with_versions_source_data_and_format(part, monkeypatch):
 
 @pytest.mark.quick
 def test_digest_does_not_depend_on_the_build_tag_of_torch(monkeypatch):
-    monkeypatch.setattr(runs, "version", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr(provenance, "version", lambda name: "2.13.0+cpu")
     before = add(1).digest
-    monkeypatch.setattr(runs, "version", lambda name: "2.13.0+cu130")
+    monkeypatch.setattr(provenance, "version", lambda name: "2.13.0+cu130")
     assert add(1).digest == before
 
 
 @pytest.mark.quick
 def test_all_packages_that_decide_numbers_are_installed_and_enter_the_digest():
-    assert set(runs.deciding_versions()) == {"torch", "numpy", "monai", "scikit-image", "scikit-learn", "pywavelets"}
-    assert all(re.fullmatch(r"\d+\.\d+(\.\d+)?", found) for found in runs.deciding_versions().values())
+    assert set(provenance.deciding_versions()) == {
+        "torch",
+        "numpy",
+        "monai",
+        "scikit-image",
+        "scikit-learn",
+        "pywavelets",
+    }
+    assert all(re.fullmatch(r"\d+\.\d+(\.\d+)?", found) for found in provenance.deciding_versions().values())
 
 
 @pytest.mark.quick
@@ -210,7 +217,7 @@ def test_provenance_tells_what_a_reader_needs(store):
     assert told["device_name"]
     assert 0 < told["seconds"] < 60
     assert 20 < told["peak_memory_mb"] < 100_000
-    assert told["versions"]["torch"].startswith(runs.deciding_versions()["torch"])
+    assert told["versions"]["torch"].startswith(provenance.deciding_versions()["torch"])
 
 
 @pytest.mark.quick
