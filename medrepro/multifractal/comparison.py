@@ -13,14 +13,23 @@ from medrepro.multifractal.evidence import overlap, paired
 from medrepro.multifractal.experiments import MODELS
 
 NAMES = {"unet": "U-Net", "cse": "cSE", "scse": "scSE", "srm": "SRM", "fca": "FCA", "mono": "Mono", "multi": "Multi"}
+SETS = {"isic18": "ISIC18", "kvasir": "Kvasir-SEG", "busi": "BUSI"}
 
 
 def published_table() -> pd.DataFrame:
     """Table 1 as the paper reports it: one row a network, one column a set, spread and mark beside the mean."""
     frame = published.frame("multifractal", "table_1")
-    frame["text"] = [f"{row.value:.2f} ± {row.spread:.2f} {row.mark or ''}".strip() for row in frame.itertuples()]
-    wide = frame.pivot(index="model", columns="data", values="text").loc[list(MODELS), ["isic18", "kvasir", "busi"]]
-    return wide.rename(index=NAMES).reset_index().rename(columns={"model": "network"}).rename_axis(columns=None)
+    marks = frame["mark"].fillna("")
+    frame["text"] = [
+        f"{row.value:.2f} ± {row.spread:.2f} {mark}".strip() for row, mark in zip(frame.itertuples(), marks)
+    ]
+    wide = frame.pivot(index="model", columns="data", values="text").loc[list(MODELS), list(SETS)]
+    return (
+        wide.rename(index=NAMES, columns=SETS)
+        .reset_index()
+        .rename(columns={"model": "network"})
+        .rename_axis(columns=None)
+    )
 
 
 def gains(results: Sequence[Any], *, preset: str, models: Sequence[str] = MODELS) -> pd.DataFrame:
