@@ -8,6 +8,7 @@ follow the authors' code (github.com/miguelmartins/multifractal-recalibration, c
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Literal
 
@@ -31,9 +32,9 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def without_autocast(x: Tensor) -> torch.autocast:
-    """A context in which operations on `x` keep its dtype."""
-    return torch.autocast(device_type=x.device.type, enabled=False)
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Context in which operations on the device of `x` keep their dtype (the meta device, of dry runs, has no autocast)."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(device_type=x.device.type, enabled=False)
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> str:

@@ -300,7 +300,7 @@ def test_module_reaches_nothing_that_may_change_without_training_again():
         ({"model": "transformer"}, "expected one of unet, cse"),
         ({"fold": 1}, "phantom has no folds"),
         ({"num_test": None}, "expected at least 1 each"),
-        ({"channels": (8, 16), "model": "fca"}, "not divisible by 16"),
+        ({"channels": (12, 16), "model": "fca"}, "not divisible by 16"),
         ({"device": "tpu"}, "device is 'tpu'"),
     ],
 )
