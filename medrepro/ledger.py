@@ -282,7 +282,8 @@ def _told(used: Sequence[Evidence], row: Row) -> str:
     smallest = {c.name: c.smallest for c in row.conditions}
     parts = []
     for one in used:
-        text = f"{one.condition}: " if one.condition != "all" else ""
+        stand_in = " (phantoms stand in for it)" if "phantoms" in one.source else ""
+        text = f"{one.condition}{stand_in}: " if one.condition != "all" else ""
         if len(one.effects):
             text += f"effect {interval(one.effects, overlap=one.overlap):.3g}, n = {len(one.effects)}"
             text += f", smallest of interest {smallest[one.condition]:g}" if smallest.get(one.condition) else ""

@@ -197,7 +197,7 @@ def test_a_decided_row_names_effect_data_source_and_notebook(fake):
     give(evidence(up, "large", note="runs abc"), evidence(up, "small", source=REAL))
     row = verdict()
     assert (row.data, row.profile, row.notebook) == ("phantom", "cpu", "fake/01-first")
-    assert "large: effect 0.05 [" in row.note
+    assert "large (phantoms stand in for it): effect 0.05 [" in row.note
     assert "n = 3, smallest of interest 0.02; live, phantoms; runs abc" in row.note
     assert "small: effect" in row.note
     assert "recorded, real data" in row.note
