@@ -39,7 +39,14 @@ def random_flips(images: Tensor, masks: Tensor, generator: torch.Generator) -> t
 
 
 def seeded_unet(
-    model: str, *, seed: int, channels: Sequence[int], size: int, preset: str, switches: Mapping[str, Any] | None = None
+    model: str,
+    *,
+    seed: int,
+    channels: Sequence[int],
+    size: int,
+    preset: str,
+    switches: Mapping[str, Any] | None = None,
+    skips: bool = True,
 ) -> UNet:
     """U-Net whose weights outside the recalibration depend on the seed alone, so that all seven start from one trunk.
 
@@ -49,7 +56,7 @@ def seeded_unet(
         ``unet``, ``cse``, ``scse``, ``srm``, ``fca``, ``mono`` or ``multi``.
     seed
         Of the initial weights; the recalibration's come from a stream of their own.
-    channels, preset, switches
+    channels, preset, switches, skips
         As in `UNet`.
     size
         Side of the images in pixels.
@@ -63,9 +70,16 @@ def seeded_unet(
         raise ValueError(f"model is {model!r}: expected one of {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trunk = UNet(channels, image_size=(size, size))
+        trunk = UNet(channels, skips=skips, image_size=(size, size))
         torch.manual_seed(int(np.random.SeedSequence((seed, 1)).generate_state(1)[0]))
-        net = UNet(channels, recalibration=MODELS[model], preset=preset, switches=switches, image_size=(size, size))
+        net = UNet(
+            channels,
+            recalibration=MODELS[model],
+            preset=preset,
+            switches=switches,
+            skips=skips,
+            image_size=(size, size),
+        )
     missing, unexpected = net.load_state_dict(trunk.state_dict(), strict=False)
     if unexpected or any(".recalibrate." not in name for name in missing):
         raise RuntimeError(f"{model} does not contain the plain U-Net: {missing + unexpected} differ")
@@ -176,6 +190,23 @@ def test_scores(
 test_scores.__test__ = False  # no test, whatever pytest makes of its name
 
 
+@torch.no_grad()
+def test_excitations(net: UNet, images: np.ndarray, *, batch_size: int, device: str) -> dict[str, np.ndarray]:
+    """Channel gates of every image at every depth, ``excitation_1`` and on, each (n, C_l), in evaluation mode.
+
+    Nothing for a network that gates no channels (``unet``, ``multi``).
+    """
+    if not all(hasattr(level.recalibrate, "excitation") for level in net.encoder):
+        return {}
+    net.eval()
+    batches = torch.from_numpy(images).split(batch_size)
+    depths = zip(*(net.excitations(batch.to(device)) for batch in batches), strict=True)
+    return {f"excitation_{depth}": torch.cat(parts).cpu().numpy() for depth, parts in enumerate(depths, 1)}
+
+
+test_excitations.__test__ = False
+
+
 def per_sample(net: nn.Module) -> nn.Module | None:
     """Copy of a network whose exponents are rescaled per image, or None if it has none."""
     changed = copy.deepcopy(net)
@@ -205,6 +236,7 @@ def train_segmenter(
     binarise: bool = True,
     phantom: Mapping[str, Any] | None = None,
     switches: Mapping[str, Any] | None = None,
+    skips: bool = True,
     shuffle: bool = False,
     precision: str = "32",
     checkpoint_every: int = 1,
@@ -220,6 +252,8 @@ def train_segmenter(
         Name of a segmentation set, phantom or real.
     model, preset, switches
         ``unet``, ``cse``, ``scse``, ``srm``, ``fca``, ``mono`` or ``multi``; whose reading; keywords that override it.
+    skips
+        Off: a decoder without skip connections, as in the paper's excitation analysis.
     seed
         Of initial weights, flips, order and phantoms. All models of one seed share trunk, images, flips and order.
     size
@@ -249,7 +283,8 @@ def train_segmenter(
         ``best_val_loss``; ``late_fall`` of the validation loss and ``levelled`` (`late_fall` of eight epochs or more at
         most 0.05, not diverged); ``diverged``; ``parameters`` and the sizes of the three sets. ``history``: a row an
         epoch, with ``train_loss``, ``val_loss``, ``val_dice``. ``arrays``: ``dice`` (and ``dice_sample``) of every test
-        image, in the order of the set. ``weights`` where asked for.
+        image, in the order of the set, and where the network gates channels the gates ``excitation_l`` at depth l = 1, 2,
+        3, (n, C_l). ``weights`` where asked for.
 
     Notes
     -----
@@ -257,7 +292,7 @@ def train_segmenter(
     scores depend on it. `Dice` during training, at batch 16, may therefore differ from a test on the same images.
     """
     check_device(device)
-    net = seeded_unet(model, seed=seed, channels=channels, size=size, preset=preset, switches=switches)
+    net = seeded_unet(model, seed=seed, channels=channels, size=size, preset=preset, switches=switches, skips=skips)
     sets = fold_sets(
         data, size=size, seed=seed, fold=fold, num_folds=num_folds, split=split, num_train=num_train, num_val=num_val,
         num_test=num_test, limit=limit, binarise=binarise, phantom=phantom,
@@ -296,7 +331,7 @@ def train_segmenter(
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         **{f"num_{part}": len(s) for part, s in sets.items()},
     }
-    arrays = {"dice": dice}
+    arrays = {"dice": dice} | test_excitations(net, test.images, batch_size=test_batch, device=device)
     if (changed := per_sample(net)) is not None:
         arrays["dice_sample"], metrics["iou_sample"] = scored(changed)
         metrics["dice_sample"] = float(arrays["dice_sample"].mean())

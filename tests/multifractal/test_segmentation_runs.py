@@ -184,7 +184,7 @@ def test_test_batches_are_16_for_isic18_and_32_elsewhere(monkeypatch, data, expe
 def test_scores_with_rescaling_per_image_are_those_of_images_tested_alone(model):
     result = train(model=model, keep_weights=True)
     if model in ("unet", "cse"):
-        assert set(result["arrays"]) == {"dice"}
+        assert "dice_sample" not in result["arrays"]
         return
     net = seeded_unet(model, seed=9, channels=CHANNELS, size=16, preset="authors_code")
     net.load_state_dict(result["weights"])
@@ -195,6 +195,32 @@ def test_scores_with_rescaling_per_image_are_those_of_images_tested_alone(model)
     ]
     assert result["arrays"]["dice_sample"] == pytest.approx(np.concatenate(alone), abs=1e-9)
     assert result["metrics"]["dice_sample"] == pytest.approx(np.mean(alone), abs=1e-9)
+
+
+@pytest.mark.parametrize("model", ["unet", "scse", "mono", "multi"])
+def test_gates_of_every_test_image_come_back_depth_by_depth(model):
+    result = train(model=model, skips=False, num_epochs=1, keep_weights=True)
+    gates = {name: array for name, array in result["arrays"].items() if name.startswith("excitation")}
+    if model in ("unet", "multi"):
+        assert not gates
+        return
+    net = seeded_unet(model, seed=9, channels=CHANNELS, size=16, preset="authors_code", skips=False)
+    net.load_state_dict(result["weights"])
+    images, _ = lesion_phantoms(7, 0, size=16, first=15)
+    with torch.no_grad():
+        expected = net.eval().excitations(torch.from_numpy(images))
+    assert [gate.shape for gate in gates.values()] == [(7, 16)]
+    assert list(gates) == ["excitation_1"]
+    assert np.array_equal(gates["excitation_1"], expected[0].numpy())
+
+
+def test_without_skips_the_decoder_alone_is_smaller():
+    shared = {"seed": 3, "channels": (16, 32, 64), "size": 16, "preset": "authors_code"}
+    with_skips, without = (
+        dict(seeded_unet("cse", skips=skips, **shared).named_parameters()) for skips in (True, False)
+    )
+    changed = {name for name, weight in without.items() if weight.shape != with_skips[name].shape}
+    assert changed == {"decoder.0.conv_1.weight", "decoder.1.conv_1.weight"}
 
 
 def test_shuffling_is_off_unless_asked_for():
