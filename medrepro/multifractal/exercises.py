@@ -83,3 +83,50 @@ def check_smallest_gain(answer: Callable[[float, int], float]) -> bool:
     expected = [t.ppf(0.975, n - 1) * spread / np.sqrt(n) for spread, n in cases]
     holds = None not in given and np.allclose(given, expected, rtol=1e-3)
     return _verdict(holds, f"got {given}; the half width of the 95 % interval is t times spread over the root of n")
+
+
+def check_channel_gate(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> bool:
+    """Whether `answer` recalibrates features (C, H, W) by channel gates, given both dense layers and no biases."""
+    from medrepro.multifractal.recalibration import ChannelSE
+
+    rng = np.random.default_rng(11)
+    features, w1, w2 = rng.random((6, 9, 7)), rng.normal(size=(3, 6)), rng.normal(size=(6, 3))
+    layer = ChannelSE(6).double()
+    with torch.no_grad():
+        layer.gate.squeeze.weight.copy_(torch.as_tensor(w1))
+        layer.gate.excite.weight.copy_(torch.as_tensor(w2))
+        expected = layer(torch.as_tensor(features)[None])[0].numpy()
+    given = np.asarray(answer(features.copy(), w1, w2), float)
+    holds = given.shape == expected.shape and np.allclose(given, expected, atol=1e-9)
+    return _verdict(
+        holds, "mean over each map, ReLU after the first layer, 1 / (1 + exp(-v)) after the second, product"
+    )
+
+
+def check_sharp_enough(answer: Callable[[], float]) -> bool:
+    """Whether `answer` gives the smallest s, to within 0.1, at which a pixel on an inner centre of eight belongs to it by 0.9."""
+    from scipy.optimize import brentq
+
+    distance = np.linspace(1, 3, 8)[3] - np.linspace(1, 3, 8)
+    share = lambda s: 1 / np.exp(-(s**2) * distance**2).sum()
+    expected = brentq(lambda s: share(s) - 0.9, 0.1, 50)
+    given = answer()
+    holds = given is not None and expected - 0.01 <= given <= expected + 0.1
+    told = "nothing" if given is None else f"{given}, where the share is {share(given):.3f}"
+    return _verdict(holds, f"got {told}; both neighbours count, and the smallest s is asked for")
+
+
+def check_flatten(answer: Callable[[torch.nn.Module], None]) -> bool:
+    """Whether `answer` makes the level map of a Multi layer constant without touching centres and precisions."""
+    from medrepro.multifractal.recalibration import Multi
+
+    torch.manual_seed(5)
+    layer = Multi(3, preset="paper").double().eval()
+    before = {name: value.clone() for name, value in layer.named_parameters()}
+    answer(layer)
+    x = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(6)).double()
+    with torch.no_grad():
+        spread = float(layer.level_map(x).std())
+    kept = all(torch.equal(before[name], getattr(layer, name)) for name in ("centres", "raw_precisions"))
+    hint = f"the level map still spreads by {spread:.3g}" if kept else "centres and precisions are to stay as they are"
+    return _verdict(kept and spread < 1e-6, hint)
