@@ -7,6 +7,7 @@ from medrepro.runs import Run
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
 LESIONS = "medrepro.multifractal.exponent_statistics:lesion_statistics"
 TRAINING = "medrepro.multifractal.segmentation_runs:train_segmenter"
+LEAKAGE = "medrepro.multifractal.reader:leakage"
 
 #: Rows of Table 1, in the paper's order.
 MODELS = ("unet", "cse", "scse", "srm", "fca", "mono", "multi")
@@ -137,7 +138,8 @@ def recorded(notebook: str) -> list[Run]:
     Of Table 1, fold by fold: first the authors' reading, then the text's. Of the careful reader, arm by arm.
     """
     if notebook == "multifractal/06-careful-reader":
-        return [run for arm in ARMS for run in arm_runs(arm)]
+        leaks = [Run(LEAKAGE, {"data": data, "size": 64}) for data in ("busi", "kvasir", "isic18")]
+        return [run for arm in ARMS for run in arm_runs(arm)] + leaks
     if notebook != "multifractal/03-table-1":
         return []
     first = [(model, "authors_code", fold) for fold in range(3) for model in MODELS]
