@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from medrepro.multifractal.excitation_settings import with_and_without_skips
 from medrepro.runs import Run
 
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
@@ -85,6 +86,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/01-local-holder-exponent": _exponent_runs,
         "multifractal/02-recalibration": _attention_runs,
         "multifractal/03-table-1": _table_runs,
+        "multifractal/04-excitations": lambda *given, **more: with_and_without_skips(_table_runs(*given, **more)),
     }
     if notebook not in planners:
         raise ValueError(f"unknown notebook {notebook!r}; this chapter has {', '.join(planners)}")
@@ -101,6 +103,9 @@ RECORDED = {
 
 def recorded(notebook: str) -> list[Run]:
     """Long runs whose recorded results a notebook shows, fold by fold: first the authors' reading, then the text's."""
+    if notebook == "multifractal/04-excitations":
+        grid = recorded("multifractal/03-table-1")
+        return with_and_without_skips([run for run in grid if run.settings["preset"] == "authors_code"])
     if notebook != "multifractal/03-table-1":
         return []
     first = [(model, "authors_code", fold) for fold in range(3) for model in MODELS]
