@@ -46,28 +46,27 @@ def _legend(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5))
 
 
+def _first_case(results: Sequence[Any]) -> dict[str, Mapping[str, np.ndarray]]:
+    """Arrays of the networks that share the case of the first network with gates, in the order of `NETWORKS`."""
+    gated = [one for one in results if "excitation_1" in one.arrays and network_of(one.settings) in NETWORKS]
+    own = {network_of(one.settings): one.arrays for one in gated if case_of(one.settings) == case_of(gated[0].settings)}
+    return {key: own[key] for key in NETWORKS if key in own}
+
+
 def gate_maps(results: Sequence[Any], *, depth: int = 3) -> tuple[plt.Figure, pd.DataFrame]:
     """Gates of the first case at a depth: one row an image, one column a channel, one panel a network."""
-    first = case_of(results[0].settings)
-    maps = {
-        NETWORKS[network_of(one.settings)]: one.arrays[f"excitation_{depth}"]
-        for one in results
-        if network_of(one.settings) in NETWORKS and case_of(one.settings) == first
-    }
-    maps = {name: maps[name] for name in NETWORKS.values() if name in maps}
-    figure, axes = _grid(len(maps), height=2.4, sharex=True, sharey=True)
+    maps = {NETWORKS[key]: arrays[f"excitation_{depth}"] for key, arrays in _first_case(results).items()}
+    figure, axes = _grid(len(maps), height=2.5)
     for axis, (name, gates) in zip(axes, maps.items()):
-        drawn = axis.imshow(gates, aspect="auto", vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
-        axis.set_title(name)
-    for axis in axes[-3:]:
-        axis.set_xlabel("channel")
-        axis.tick_params(labelbottom=True)
+        drawn = axis.imshow(gates, aspect="auto", cmap="cividis", interpolation="nearest")
+        axis.set(title=name, xlabel="channel")
+        figure.colorbar(drawn, ax=axis, shrink=0.9)
     for axis in axes[::3]:
         axis.set_ylabel("test image")
-    figure.colorbar(drawn, ax=axes, shrink=0.7, label="gate")
     rows = [
         {"network": name, "images": len(x), "channels": x.shape[1], "smallest": x.min(), "mean": x.mean(),
-         "largest": x.max(), "mean std over images": x.std(axis=0, ddof=1).mean()}
+         "largest": x.max(), "mean std over images": x.std(axis=0, ddof=1).mean(),
+            "std over channels": x.mean(axis=0).std(ddof=1)}
         for name, x in maps.items()
     ]  # fmt: skip
     return figure, pd.DataFrame(rows)
@@ -99,10 +98,8 @@ def thresholds(parts: Mapping[str, pd.DataFrame]) -> tuple[plt.Figure, pd.DataFr
                 label=NETWORKS[key],
                 **LOOKS[key],
             )
-        axis.set(title=title, xticks=DEPTHS, ylim=(0, None))
+        axis.set(title=title, xticks=DEPTHS, xlabel="encoder depth", ylim=(0, None))
         rows.append(shown.assign(source=title, network=shown["network"].map(NETWORKS)))
-    for axis in axes[-3:]:
-        axis.set_xlabel("encoder depth")
     for axis in axes[::3]:
         axis.set_ylabel("components")
     _legend(figure, axes)
@@ -112,14 +109,12 @@ def thresholds(parts: Mapping[str, pd.DataFrame]) -> tuple[plt.Figure, pd.DataFr
 
 def explained_curves(results: Sequence[Any]) -> tuple[plt.Figure, pd.DataFrame]:
     """Cumulative explained variance of the first case, one wide panel per depth: points, dashed fit, R^2 in the legend."""
-    first = case_of(results[0].settings)
-    own = {network_of(one.settings): one.arrays for one in results if case_of(one.settings) == first}
+    own, rows = _first_case(results), []
     figure, axes = plt.subplots(3, 1, figsize=(plotting.WIDTH, 7.6))
-    rows = []
     for axis, depth in zip(axes, DEPTHS):
         axis.axhline(SHARE, color=RED, linestyle=":", linewidth=1.5)
-        for key in [key for key in NETWORKS if f"excitation_{depth}" in own.get(key, {})]:
-            curve = explained_variance(own[key][f"excitation_{depth}"])
+        for key, arrays in own.items():
+            curve = explained_variance(arrays[f"excitation_{depth}"])
             if np.isnan(curve[0]):
                 continue
             fit, index = fit_curve(curve), np.arange(1, len(curve) + 1)
@@ -144,7 +139,8 @@ def curve_models(curve: np.ndarray, *, reach: int) -> tuple[plt.Figure, pd.DataF
     }
     figure, axis = plt.subplots(figsize=(plotting.WIDTH, 3))
     index, far = np.arange(1, len(curve) + 1), np.arange(1, reach + 1, dtype=float)
-    axis.axvspan(len(curve), reach, color="0.92", label="beyond the last component")
+    axis.axvspan(len(curve), reach, color="0.92")
+    axis.text(len(curve) + 4, 0.7, "beyond the last component")
     axis.axhline(1, color="0.4", linewidth=1, linestyle=":")
     axis.plot(index, curve, "o", color="black", markersize=3, label="explained variance")
     rows = []
@@ -174,19 +170,22 @@ def number_of_images(results: Sequence[Any], *, seed: int) -> tuple[plt.Figure, 
         height = noise[numbers.index(n)]
         left.annotate(name, (n, height), (6, -12), textcoords="offset points", fontsize=9)
     left.set(xscale="log", title="noise, 128 channels", xlabel="images", ylabel="components")
+    left.set_xticks((20, 100, 500, 2000), labels=("20", "100", "500", "2000"), minor=False)
     left.legend(loc="lower right")
     rows = [{"what": "noise", "channels": channels, "images": n, "EPT": value} for n, value in zip(numbers, noise)]
     for key in ("cse", "srm", "mono"):
         own = [one.arrays["excitation_3"] for one in results if network_of(one.settings) == key]
         smallest = min((len(x) for x in own), default=0)
         counts = sorted({n for n in (4, 8, 16, 32, 64, 128, 256, 512, smallest) if n <= smallest})
-        means = [np.mean([subsampled_threshold(x, n, draws=10, seed=seed) for x in own]) for n in counts]
+        means = [np.mean([subsampled_threshold(x, n, draws=6, seed=seed) for x in own]) for n in counts]
         right.plot(counts, means, linestyle="--", label=NETWORKS[key], **LOOKS[key])
         rows += [
             {"what": NETWORKS[key], "channels": own[0].shape[1], "images": n, "EPT": value}
             for n, value in zip(counts, means)
         ]
     right.set(xscale="log", title="our networks, depth 3", xlabel="test images drawn", ylim=(0, None))
+    right.set_xticks(counts, labels=[str(n) for n in counts])
+    right.minorticks_off()
     right.legend()
     return figure, pd.DataFrame(rows)
 
@@ -200,10 +199,15 @@ def variability_against_gain(parts: Mapping[str, pd.DataFrame]) -> tuple[plt.Fig
         for key in [key for key in NETWORKS if key in set(points["network"])]:
             own = points[points["network"] == key]
             axis.plot(own["total variance"], own["gain"], linestyle="none", label=NETWORKS[key], **LOOKS[key])
-        axis.set(title=title, xscale="log")
+        known = points["total variance"][points["total variance"] > 0]
+        decades = np.log10([known.min(), known.max()]) if len(known) else (-1, 0)
+        axis.set(
+            title=title,
+            xlabel="total variance",
+            xscale="log",
+            xlim=10.0 ** np.array([decades[0] // 1, -(-decades[1] // 1)]),
+        )
         rows.append(points.assign(source=title, network=points["network"].map(NETWORKS)))
-    for axis in axes[-3:]:
-        axis.set_xlabel("total variance")
     for axis in axes[::3]:
         axis.set_ylabel("gain (points of Dice)")
     _legend(figure, axes)

@@ -210,7 +210,7 @@ def correlation_table(sources: Mapping[str, pd.DataFrame], overlaps: Mapping[str
             each = interval(inside, overlap=overlaps.get(source, 0.0))
             each = Interval(each.mean, max(each.low, -1.0), min(each.high, 1.0), each.n)  # a correlation is no larger
             rows.append({
-                "source": source, "statistic": statistic, "points": len(known), "all points": f"{pooled:.2f}",
+                "source": source, "statistic": statistic, "points": len(known), "all points": f"{pooled:.2f}" if np.isfinite(pooled.low) else f"{pooled.mean:.2f} (no interval)",
                 "cases": len(inside), "inside cases": f"{each:.2f}",
             })  # fmt: skip
     return pd.DataFrame(rows)

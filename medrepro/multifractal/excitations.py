@@ -177,9 +177,13 @@ def growing_minus_decaying(n: np.ndarray, a: float, k1: float, b: float, k2: flo
     return a * np.exp(k1 * (n - n0)) - b * np.exp(-k2 * (n - n0))
 
 
+#: Distance from 1 within which a whole curve counts as 1.
+FLAT = 1e-5
+#: Gradient, for a curve that varies by 1, at which a fit ends: R^2 of trained layers is right to 1e-5, at a third of the time that the default takes.
+GTOL = 1e-6
 #: Starting values of the fits: a, k1, b, k2, n0.
 STARTS = {
-    double_exponential: ((0.5, 1.0, 0.5, 0.1, 0.1), (0.5, 3.0, 0.5, 0.5, 0.5)),
+    double_exponential: ((0.5, 1.0, 0.5, 0.1, 0.1), (0.5, 3.0, 0.5, 0.5, 0.5), (0.9, 5.0, 0.1, 2.0, 0.3)),
     growing_minus_decaying: ((0.9, 1e-4, 0.5, 0.5, 0.1), (0.9, 1e-3, 0.5, 1.0, 0.5)),
 }
 
@@ -205,9 +209,9 @@ def fit_curve(cumulative: np.ndarray, *, model: Callable[..., np.ndarray] = doub
     Returns
     -------
     Fit or None
-        The best of the fits from `STARTS` (choice: the authors' start is not known). None where nothing can be fitted:
+        The best of the fits from `STARTS`, up to the first with R^2 above 0.999 (choice: the authors' start is not known). None where nothing can be fitted:
         fewer than six points, undefined values, or no start that converges. A curve that is 1 from its first point on, to
-        1e-9, is not fitted: it is a = 1 with a steep k1, and R^2 = 1 by rule, since there is no variance left to explain.
+        `FLAT`, is not fitted: it is a = 1 with a steep k1, and R^2 = 1 by rule, since there is no variance left to explain.
     """
     import warnings
 
@@ -216,21 +220,26 @@ def fit_curve(cumulative: np.ndarray, *, model: Callable[..., np.ndarray] = doub
     y = np.asarray(cumulative, float)
     if len(y) < 6 or not np.isfinite(y).all():
         return None
-    if y[0] > 1 - 1e-9:
+    if y[0] > 1 - FLAT:
         return Fit((1.0, 50.0, 0.0, 0.0, 0.0), 1.0)
-    n, found = np.arange(1, len(y) + 1, dtype=float), []
+    n, total, found = np.arange(1, len(y) + 1, dtype=float), float(((y - y.mean()) ** 2).sum()), []
+    end = GTOL * min(1.0, total**0.5)
     for start in STARTS[model]:
         with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", OptimizeWarning)
             try:
-                parameters, _ = curve_fit(model, n, y, p0=start, bounds=(0, np.inf), max_nfev=1000)
+                parameters, _ = curve_fit(
+                    model, n, y, p0=start, bounds=(0, np.inf), max_nfev=500, gtol=GTOL * min(1.0, total)
+                )
             except (RuntimeError, ValueError):  # no convergence, or a growing exponential that ran over
                 continue
-            found.append((float(((y - model(n, *parameters)) ** 2).sum()), tuple(map(float, parameters))))
+        found.append((float(((y - model(n, *parameters)) ** 2).sum()), tuple(map(float, parameters))))
+        if found[-1][0] < 1e-3 * total:
+            break  # another start would move the third digit at most
     if not found:
         return None
     rest, parameters = min(found)
-    return Fit(parameters, 1 - rest / float(((y - y.mean()) ** 2).sum()))
+    return Fit(parameters, 1 - rest / total)
 
 
 # -- how much gates vary between images ------------------------------------------------------------------------------
