@@ -213,33 +213,37 @@ def fit_curve(cumulative: np.ndarray, *, model: Callable[..., np.ndarray] = doub
         fewer than six points, undefined values, or no start that converges. A curve that is 1 from its first point on, to
         `FLAT`, is not fitted: it is a = 1 with a steep k1, and R^2 = 1 by rule, since there is no variance left to explain.
     """
-    import warnings
-
-    from scipy.optimize import OptimizeWarning, curve_fit
-
     y = np.asarray(cumulative, float)
     if len(y) < 6 or not np.isfinite(y).all():
         return None
     if y[0] > 1 - FLAT:
         return Fit((1.0, 50.0, 0.0, 0.0, 0.0), 1.0)
-    n, total, found = np.arange(1, len(y) + 1, dtype=float), float(((y - y.mean()) ** 2).sum()), []
-    end = GTOL * min(1.0, total**0.5)
-    for start in STARTS[model]:
-        with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
-            warnings.simplefilter("ignore", OptimizeWarning)
-            try:
-                parameters, _ = curve_fit(
-                    model, n, y, p0=start, bounds=(0, np.inf), max_nfev=500, gtol=GTOL * min(1.0, total)
-                )
-            except (RuntimeError, ValueError):  # no convergence, or a growing exponential that ran over
-                continue
-        found.append((float(((y - model(n, *parameters)) ** 2).sum()), tuple(map(float, parameters))))
-        if found[-1][0] < 1e-3 * total:
-            break  # another start would move the third digit at most
-    if not found:
-        return None
-    rest, parameters = min(found)
-    return Fit(parameters, 1 - rest / total)
+    total, found = float(((y - y.mean()) ** 2).sum()), []
+    for xtol in (1e-8, 1e-4):  # a fit that crawls along a flat valley ends at the wider step
+        for start in STARTS[model]:
+            found += _fit_from(start, y, model, gtol=GTOL * min(1.0, total**0.5), xtol=xtol)
+            if found and min(found)[0] < 1e-3 * total:
+                break  # another start would move the third digit at most
+        if found:
+            rest, parameters = min(found)
+            return Fit(parameters, 1 - rest / total)
+    return None
+
+
+def _fit_from(start: Sequence[float], y: np.ndarray, model: Callable[..., np.ndarray], **ends: float) -> list[tuple]:
+    """Sum of squares and parameters of the fit from one start; nothing where it does not converge."""
+    import warnings
+
+    from scipy.optimize import OptimizeWarning, curve_fit
+
+    n = np.arange(1, len(y) + 1, dtype=float)
+    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", OptimizeWarning)
+        try:
+            parameters, _ = curve_fit(model, n, y, p0=start, bounds=(0, np.inf), max_nfev=400, **ends)
+        except (RuntimeError, ValueError):  # no convergence, or a growing exponential that ran over
+            return []
+    return [(float(((y - model(n, *parameters)) ** 2).sum()), tuple(map(float, parameters)))]
 
 
 # -- how much gates vary between images ------------------------------------------------------------------------------
