@@ -198,7 +198,9 @@ def variability_against_gain(parts: Mapping[str, pd.DataFrame]) -> tuple[plt.Fig
         axis.axhline(0, color="0.4", linewidth=1, linestyle=":")
         for key in [key for key in NETWORKS if key in set(points["network"])]:
             own = points[points["network"] == key]
-            axis.plot(own["total variance"], own["gain"], linestyle="none", label=NETWORKS[key], **LOOKS[key])
+            axis.plot(
+                own["total variance"], own["gain"], linestyle="none", clip_on=False, label=NETWORKS[key], **LOOKS[key]
+            )
         known = points["total variance"][points["total variance"] > 0]
         decades = np.log10([known.min(), known.max()]) if len(known) else (-1, 0)
         axis.set(
