@@ -42,7 +42,7 @@ def diagrams(rows: Mapping[str, list[str]]) -> tuple[plt.Figure, pd.DataFrame]:
         "statistics": "mean of\neach channel",
         "recalibrated": "recalibrated\nfeatures",
     }
-    figure, axes = plt.subplots(len(rows), 1, figsize=(plotting.WIDTH, 1.35 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(plotting.WIDTH, 1.1 * len(rows)), squeeze=False)
     for axis, (title, blocks) in zip(axes.flat, rows.items()):
         places = [columns.index(block) for block in blocks]
         for left, right in pairwise(places):
@@ -52,7 +52,7 @@ def diagrams(rows: Mapping[str, list[str]]) -> tuple[plt.Figure, pd.DataFrame]:
             colour = "white" if block in ("features", "exponents") else "black"
             box = {"boxstyle": "round,pad=0.5", "facecolor": face, "edgecolor": "0.2"}
             axis.text(place, 0, words.get(block, block), ha="center", va="center", fontsize=9, color=colour, bbox=box)
-        axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.6, 0.9))
+        axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.6, 0.6))
         axis.set_title(title, loc="left")
         axis.set_axis_off()
     table = [{"diagram": title, **{block: block in blocks for block in columns}} for title, blocks in rows.items()]
@@ -174,7 +174,8 @@ def depth_maps(net: Any, image: np.ndarray) -> list[dict[str, np.ndarray]]:
     -------
     list of dict
         For each depth ``features`` (Psi_l), ``level map`` (H~_l) and ``change`` (the absolute difference of Psi_l before
-        and after), each (H_l, W_l), and ``channel``: the one whose level map varies most.
+        and after), each (H_l, W_l), and ``channel``: the one whose level map varies most away from the border, where the
+        zeros outside the image make the largest exponents of all.
     """
     import torch
     import torch.nn.functional as F
@@ -184,17 +185,24 @@ def depth_maps(net: Any, image: np.ndarray) -> list[dict[str, np.ndarray]]:
         for level in net.encoder:
             features = level.convs(x)
             levels, after = level.recalibrate.level_map(features), level.recalibrate(features)
-            channel = int(levels[0].var((1, 2)).argmax())
+            channel = int(_inner(levels[0]).var((1, 2)).argmax())
             maps = {"features": features, "level map": levels, "change": (features - after).abs()}
             found.append({name: value[0, channel].numpy() for name, value in maps.items()} | {"channel": channel})
             x = F.max_pool2d(after, 2)
     return found
 
 
+def _inner(maps: Any) -> Any:
+    """Maps (..., H, W) without the border that boxes of side 8 reach over, or a quarter of a small map."""
+    margin = min(8, min(maps.shape[-2:]) // 4)
+    return maps[..., margin:-margin, margin:-margin]
+
+
 def figure_4(images: Mapping[str, np.ndarray], depths: Mapping[str, list]) -> tuple[plt.Figure, pd.DataFrame]:
     """The paper's Figure 4 from our networks: an image and, depth by depth, features, level map and change.
 
-    Every map is stretched to its own range for display. The table carries the ranges, and the largest difference between
+    Every map is stretched for display, to the 1st and 99th percentile of its inner part (and 0.001 at least, so that
+    a flat map looks flat). The table carries the ranges, and the largest difference between
     the level map and the change before stretching.
     """
     first = next(iter(depths.values()))
@@ -214,7 +222,8 @@ def figure_4(images: Mapping[str, np.ndarray], depths: Mapping[str, list]) -> tu
                 line[0].imshow(image.transpose(1, 2, 0))
                 line[0].set_title(title)
             for axis, name in zip(line[1:], names):
-                axis.imshow(maps[name], cmap="viridis", interpolation="nearest")
+                low, high = np.percentile(_inner(maps[name]), (1, 99))
+                axis.imshow(maps[name], cmap="viridis", interpolation="nearest", vmin=low, vmax=max(high, low + 1e-3))
                 axis.set(xticks=[], yticks=[])
                 if depth == 0:
                     axis.set_title(name)
@@ -225,3 +234,44 @@ def figure_4(images: Mapping[str, np.ndarray], depths: Mapping[str, list]) -> tu
                 "level map, largest": float(levels.max()), "level map minus change": float(np.abs(levels - maps["change"]).max()),
             })  # fmt: skip
     return figure, pd.DataFrame(rows)
+
+
+def readings(features: Any, *, seed: int) -> pd.DataFrame:
+    """Mono and Multi, freshly started, in the three readings, on the features of some images.
+
+    Parameters
+    ----------
+    features
+        Tensor of shape (B, C, H, W), B at least 2.
+    seed
+        Of the starting weights.
+
+    Returns
+    -------
+    DataFrame
+        Spread of the response between images (gates of Mono) or between the pixels of an image (level map of Multi), as a
+        standard deviation, mean over channels, in training and in testing; and the largest change of the first image's
+        response in testing when the other images are made four times as bright.
+    """
+    import torch
+
+    from medrepro.multifractal.recalibration import recalibration
+
+    rows = []
+    for name in ("mono", "multi"):
+        for reading in ("paper", "authors_code", "corrected"):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(seed)
+                layer = recalibration(name, features.shape[1], preset=reading)
+                respond = layer.excitation if name == "mono" else layer.level_map
+                spread = lambda response: float(response.std(0 if response.ndim == 2 else (2, 3)).mean())
+                trained = respond(features)
+                layer.eval()
+                tested = respond(features)
+                mates = respond(torch.cat([features[:1], 4 * features[1:]]))
+            rows.append({
+                "layer": NAMES[name], "reading": reading, "parameters": sum(p.numel() for p in layer.parameters()),
+                "spread in training": spread(trained), "spread in testing": spread(tested),
+                "change by brighter batch mates": float((mates[0] - tested[0]).abs().max()),
+            })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage, stats
 
 from medrepro.multifractal import exercises
@@ -13,6 +14,10 @@ def blurs(image, *, shift=0):
     large = ndimage.uniform_filter(image, 8, origin=-1 + shift)  # covers i-3 .. i+4
     small = ndimage.uniform_filter(image, 2, origin=-1 + shift)  # covers i .. i+1
     return 2 + 0.5 * np.log2(large / small)
+
+
+def gate(maps, hidden, w2):
+    return maps / (1 + np.exp(-(w2 @ hidden)))[:, None, None]
 
 
 def dice(prob, mask):
@@ -37,6 +42,9 @@ RIGHT = {
     "dice": dice,
     "paired_gain": paired,
     "smallest_gain": lambda spread, n: stats.t.ppf(0.975, n - 1) * spread / n**0.5,
+    "channel_gate": lambda maps, w1, w2: gate(maps, np.maximum(w1 @ maps.mean((1, 2)), 0), w2),
+    "sharp_enough": lambda: 6.0,
+    "flatten": lambda layer: torch.nn.init.constant_(layer.phi.weight, 0.3),
 }
 WRONG = {
     "other_scales": lambda: (2.0, 2.0),
@@ -45,8 +53,14 @@ WRONG = {
     "dice": lambda prob, mask: 2 * (prob * mask).sum() / (prob.sum() + mask.sum() + 1e-12),
     "paired_gain": unpaired,
     "smallest_gain": lambda spread, n: 1.96 * spread / n**0.5,
+    "channel_gate": lambda maps, w1, w2: gate(maps, w1 @ maps.mean((1, 2)), w2),
+    "sharp_enough": lambda: 7.0,
+    "flatten": lambda layer: torch.nn.init.zeros_(layer.raw_precisions),
 }
-STUB = {"other_scales": lambda: (None, None), "paired_gain": lambda a, b: None, "smallest_gain": lambda a, b: None}
+STUB = {
+    "other_scales": lambda: (None, None), "paired_gain": lambda a, b: None, "smallest_gain": lambda a, b: None,
+    "channel_gate": lambda maps, w1, w2: maps, "sharp_enough": lambda: 1.0, "flatten": lambda layer: None,
+}  # fmt: skip
 
 
 def test_every_check_is_tried_here():

@@ -29,7 +29,11 @@ def test_table_1_trains_seven_networks_on_the_same_cases():
     assert len(planned) == 21
     by_model = {model: [] for model in experiments.MODELS}
     for run in planned:
-        case = {key: value for key, value in run.settings.items() if key not in ("model", "preset", "switches")}
+        case = {
+            key: value
+            for key, value in run.settings.items()
+            if key not in ("model", "preset", "switches", "keep_weights")
+        }
         by_model[run.settings["model"]].append(case)
     assert all(cases == by_model["unet"] for cases in by_model.values())
     assert {run.settings["preset"] for run in planned} == {"authors_code"}
