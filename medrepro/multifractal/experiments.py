@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from medrepro.multifractal.excitation_settings import with_and_without_skips
 from medrepro.runs import Run
 
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
@@ -86,6 +87,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/01-local-holder-exponent": _exponent_runs,
         "multifractal/02-recalibration": _attention_runs,
         "multifractal/03-table-1": _table_runs,
+        "multifractal/04-excitations": lambda *given, **more: with_and_without_skips(_table_runs(*given, **more)),
         "multifractal/06-careful-reader": _reader_runs,
     }
     if notebook not in planners:
@@ -137,6 +139,9 @@ def recorded(notebook: str) -> list[Run]:
 
     Of Table 1, fold by fold: first the authors' reading, then the text's. Of the careful reader, arm by arm.
     """
+    if notebook == "multifractal/04-excitations":
+        grid = recorded("multifractal/03-table-1")
+        return with_and_without_skips([run for run in grid if run.settings["preset"] == "authors_code"])
     if notebook == "multifractal/06-careful-reader":
         leaks = [Run(LEAKAGE, {"data": data, "size": 64}) for data in ("busi", "kvasir", "isic18")]
         return [run for arm in ARMS for run in arm_runs(arm)] + leaks
