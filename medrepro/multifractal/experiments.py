@@ -8,7 +8,7 @@ from medrepro.runs import Run
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
 LESIONS = "medrepro.multifractal.exponent_statistics:lesion_statistics"
 TRAINING = "medrepro.multifractal.segmentation_runs:train_segmenter"
-LEAKAGE = "medrepro.multifractal.reader:leakage"
+LEAKAGE = "medrepro.multifractal.leakage_runs:leakage"
 
 #: Rows of Table 1, in the paper's order.
 MODELS = ("unet", "cse", "scse", "srm", "fca", "mono", "multi")

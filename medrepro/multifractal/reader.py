@@ -158,35 +158,6 @@ def batch_scores(results: Sequence[Any], *, sizes: Sequence[int] = (1, 16, 32, 6
     return pd.DataFrame(rows)
 
 
-def leakage(data: str, size: int) -> dict[str, Any]:
-    """Run function: how many test images of the authors' split have a near duplicate in the same fold's training list.
-
-    Parameters
-    ----------
-    data
-        Name of a real segmentation set.
-    size
-        Side in pixels at which images are read; near duplicates are told from thumbnails.
-
-    Returns
-    -------
-    dict
-        ``metrics``: images; groups; images in groups of two or more; mean share of leaked test images over five folds
-        under either split.
-    """
-    from medrepro.data.segmentation import load_segmentation
-    from medrepro.data.splits import folds
-
-    whole = load_segmentation(data, size=size)
-    shares = {}
-    for rule in ("authors", "grouped"):
-        chosen = folds(data, whole.labels, groups=whole.groups, rule=rule, num_folds=NUM_FOLDS)
-        leaked = [np.isin(whole.groups[fold["test"]], whole.groups[fold["train"]]).mean() for fold in chosen]
-        shares[f"leaked_{rule}"] = float(np.mean(leaked))
-    sizes = np.unique(whole.groups, return_counts=True)[1]
-    return {"metrics": {"images": len(whole), "groups": len(sizes), "in_groups": int(sizes[sizes > 1].sum()), **shares}}
-
-
 def arm_gains(results: Sequence[Any]) -> pd.DataFrame:
     """Paired gain of every arm over the row of Table 1 that it starts from, and of every row over the plain U-Net.
 

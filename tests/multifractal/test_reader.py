@@ -5,7 +5,7 @@ import pytest
 
 from medrepro import published
 from medrepro.data import segmentation, splits
-from medrepro.multifractal import comparison, experiments, reader, reader_exercises
+from medrepro.multifractal import comparison, experiments, leakage_runs, reader, reader_exercises
 from medrepro.multifractal.segmentation_runs import train_segmenter
 
 # p values computed from the published means and spreads by an independent script, rounded: Welch, paired, corrected
@@ -95,7 +95,7 @@ def test_leakage_counts_test_images_with_a_group_member_in_training(monkeypatch)
         {"train": np.arange(2), "test": np.array([8])},
     ]
     monkeypatch.setattr(splits, "folds", lambda *args, **kwargs: two)
-    metrics = reader.leakage("busi", 4)["metrics"]
+    metrics = leakage_runs.leakage("busi", 4)["metrics"]
     assert metrics["leaked_authors"] == pytest.approx((1 / 4 + 0) / 2)
     assert (metrics["images"], metrics["groups"], metrics["in_groups"]) == (10, 9, 2)
 
