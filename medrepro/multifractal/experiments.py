@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from medrepro.multifractal.spectrum_settings import spectrum_runs
 from medrepro.runs import Run
 
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
@@ -85,6 +86,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/01-local-holder-exponent": _exponent_runs,
         "multifractal/02-recalibration": _attention_runs,
         "multifractal/03-table-1": _table_runs,
+        "multifractal/07-multifractal-spectrum": lambda _, **given: spectrum_runs(profile, **given),
     }
     if notebook not in planners:
         raise ValueError(f"unknown notebook {notebook!r}; this chapter has {', '.join(planners)}")
