@@ -29,7 +29,9 @@ def box_counting_of_surface(hurst: float, seed: int, size: int, torus: int) -> d
     surface = phantoms.fractional_brownian_surface(size, hurst, seed, torus=torus)
     unit = (surface - surface.min()) / np.ptp(surface)
     metrics = {f"boxes_{span}": box_dimension(unit * (span - 1)) for span in SPANS}
-    return {"metrics": metrics | {"structure": 3 - structure_exponent(surface)}}
+    large = 2 ** np.arange(3, size.bit_length() - 1)  # side 8 to half of the surface
+    metrics |= {"large_boxes": box_dimension(unit * 255, sides=large), "structure": 3 - structure_exponent(surface)}
+    return {"metrics": metrics}
 
 
 def texture(name: str, size: int) -> np.ndarray:
@@ -76,7 +78,8 @@ def texture_spectrum(image: str, seed: int, size: int, surrogates: int, q: Seque
     -------
     dict
         ``metrics``: side of the crop, ends of the fit. ``arrays``: q (Q,), sides (S,); with the image first and its
-        shuffled copies after it: log_z (1 + surrogates, Q, S), and alpha, f, r2, departure_r2 (1 + surrogates, Q).
+        shuffled copies after it: log_z (1 + surrogates, Q, S), and alpha, f, r2, departure_r2 (1 + surrogates, Q);
+        picture (side, side), uint8, the measure rounded, minus 1.
     """
     measure = texture(image, size)
     smallest, largest = fitted_sides(len(measure))
@@ -87,5 +90,5 @@ def texture_spectrum(image: str, seed: int, size: int, surrogates: int, q: Seque
     spectra = [spectrum(partition, smallest=smallest, largest=largest) for partition in partitions]
     arrays = {name: np.stack([getattr(s, name) for s in spectra]) for name in ("alpha", "f", "r2", "departure_r2")}
     arrays |= {"log_z": np.stack([partition.log_z for partition in partitions])}
-    arrays |= {"q": partitions[0].q, "sides": partitions[0].sides}
+    arrays |= {"q": partitions[0].q, "sides": partitions[0].sides, "picture": (measure - 1).round().astype(np.uint8)}
     return {"metrics": {"side": len(measure), "smallest": smallest, "largest": largest}, "arrays": arrays}
