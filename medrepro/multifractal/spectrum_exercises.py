@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medrepro.multifractal.exercises import _verdict
+from medrepro.multifractal.exercises import verdict
 from medrepro.multifractal.spectrum import partition_function, spectrum
 
 
@@ -28,9 +28,9 @@ def check_mass_exponent(answer: Callable[[np.ndarray, float], float]) -> bool:
     expected = spectrum(partition_function(measure, moments)).tau
     given = [answer(measure.copy(), q) for q in moments]
     if None in given:
-        return _verdict(False, "the function returns None; replace it")
+        return verdict(False, "the function returns None; replace it")
     holds = np.allclose(given, expected, atol=1e-6)
-    return _verdict(
+    return verdict(
         holds, f"at q = {moments} got {np.round(given, 4)}, expected {expected.round(4)}; is the total mass 1, and are "
         "all sides from 1 to 32 in the fit?",
     )  # fmt: skip
@@ -41,8 +41,8 @@ def check_share(answer: Callable[[np.ndarray], float]) -> bool:
     shares = (0.12, 0.25, 0.38, 0.47)
     given = [answer(tossed_cascade(6, p, seed)) for seed, p in enumerate(shares)]
     if None in given:
-        return _verdict(False, "the function returns None; replace it")
-    return _verdict(
+        return verdict(False, "the function returns None; replace it")
+    return verdict(
         np.allclose(given, shares, atol=1e-3),
         f"got {np.round(given, 4)} for shares {shares}; the corner pixel knows nothing here, a mass exponent does",
     )
@@ -54,9 +54,9 @@ def check_beyond_histogram(answer: Callable[[np.ndarray, int], float]) -> bool:
     shuffled = np.random.default_rng(5).permutation(cascade.ravel()).reshape(cascade.shape)
     given = [answer(cascade, 1), answer(shuffled, 1)]
     if None in given:
-        return _verdict(False, "the function returns None; replace it")
+        return verdict(False, "the function returns None; replace it")
     holds = given[0] > 0.5 and abs(given[1]) < 0.25 * given[0]
-    return _verdict(
+    return verdict(
         holds, f"got {given[0]:.3f} for a cascade and {given[1]:.3f} for its shuffled pixels; subtract the width of a "
         "shuffled copy, and leave out side 1, where order cannot count",
     )  # fmt: skip
