@@ -229,7 +229,12 @@ def scaling_lines(result: Any, moment: float) -> tuple[plt.Figure, pd.DataFrame]
         for axis, y, kind in ((left, partition.log_z[row], "r2"), (right, partition.departure[row], "departure_r2")):
             r2 = result.arrays[kind][number, row]
             line = np.polynomial.Polynomial.fit(x[fitted], y[fitted], 1)
-            axis.plot(x, y, **look, label=f"{name}: R² = {r2:.6f}" if axis is left else f"{name}: R² = {r2:.2f}")
+            axis.plot(
+                x,
+                y,
+                **look,
+                label=f"{name}: R² = {np.floor(1e6 * r2) / 1e6:.6f}" if axis is left else f"{name}: R² = {r2:.2f}",
+            )
             axis.plot(x[fitted], line(x[fitted]), color=look["color"], linewidth=1.5, linestyle="--" if number else "-")
         rows += [
             {"pixels": name, "box side": int(side), "fitted": bool(used), "log2 Z": z, "beyond uniform": rest}

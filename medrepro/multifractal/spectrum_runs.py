@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from medrepro.data import packaged, phantoms
+from medrepro.multifractal.box_counting import box_dimension
 from medrepro.multifractal.exponent import rescale
 from medrepro.multifractal.exponent_statistics import structure_exponent
-from medrepro.multifractal.spectrum import Q, box_dimension, partition_function, spectrum
+from medrepro.multifractal.spectrum import Q, partition_function, spectrum
 
 #: Grey levels that a surface is stretched over before its boxes are counted; the cube keeps 256.
 SPANS = (256, 64, 16)

@@ -11,14 +11,13 @@ from scipy import special, stats
 from skimage.util import view_as_blocks
 
 from medrepro.data.phantoms import binomial_cascade, fractional_brownian_surface
+from medrepro.multifractal.box_counting import box_dimension, differential_box_counts
 from medrepro.multifractal.exponent import box_mass, local_exponent, rescale
 from medrepro.multifractal.spectrum import (
     Q,
     aligned_exponents,
     as_measure,
     binomial_spectrum,
-    box_dimension,
-    differential_box_counts,
     dyadic_masses,
     partition_function,
     spectrum,
