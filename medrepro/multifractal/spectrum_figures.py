@@ -248,7 +248,7 @@ def scaling_lines(result: Any, moment: float) -> tuple[plt.Figure, pd.DataFrame]
 
 
 def texture_spectra(results: Sequence[Any], limit: float) -> tuple[plt.Figure, pd.DataFrame]:
-    """f(alpha) of textures and of up to three shuffled copies, moments up to `limit`; hollow where q is negative."""
+    """f(alpha) of textures and of a shuffled copy each, moments up to `limit`; hollow where q is negative."""
     columns = 3
     rows_of_panels = -(-len(results) // columns)
     figure, axes = plt.subplots(
@@ -258,10 +258,10 @@ def texture_spectra(results: Sequence[Any], limit: float) -> tuple[plt.Figure, p
     for axis, result in zip(axes.flat, results):
         q = result.arrays["q"]
         kept = np.abs(q) <= limit
-        for n in reversed(range(len(result.arrays["alpha"][:4]))):  # the image last, on top
+        for n in reversed(range(2)):  # the image last, on top; copies hardly differ, the table has them all
             alpha, f = (result.arrays[name][n][kept] for name in ("alpha", "f"))
-            look = plotting.look(min(n, 1)) | {"linestyle": "-", "linewidth": 1, "markersize": 5}
-            label = ("image", "shuffled pixels")[min(n, 1)] if n < 2 else None
+            look = plotting.look(n) | {"linestyle": "-", "linewidth": 1, "markersize": 5}
+            label = ("image", "shuffled pixels")[n]
             axis.plot(alpha, f, **look | {"marker": None})
             axis.plot(alpha[q[kept] >= 0], f[q[kept] >= 0], **look | {"linestyle": "none"}, label=label)
             axis.plot(alpha[q[kept] < 0], f[q[kept] < 0], **look | {"linestyle": "none"}, markerfacecolor="white")
