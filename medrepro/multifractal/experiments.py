@@ -3,6 +3,7 @@
 from typing import Any
 
 from medrepro.multifractal.excitation_settings import with_and_without_skips
+from medrepro.multifractal.spectrum_settings import spectrum_runs
 from medrepro.runs import Run
 
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
@@ -89,6 +90,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/03-table-1": _table_runs,
         "multifractal/04-excitations": lambda *given, **more: with_and_without_skips(_table_runs(*given, **more)),
         "multifractal/06-careful-reader": _reader_runs,
+        "multifractal/07-multifractal-spectrum": lambda _, **given: spectrum_runs(profile, **given),
     }
     if notebook not in planners:
         raise ValueError(f"unknown notebook {notebook!r}; this chapter has {', '.join(planners)}")
