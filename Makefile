@@ -4,7 +4,7 @@ PY := .venv/bin/python
 TEST := $(PY) -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := book
-.PHONY: env book quick notebook serve test test-quick test-all lint clean clean-book
+.PHONY: env book quick notebook serve bench test test-quick test-all lint clean clean-book
 
 env:
 	@for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -23,6 +23,9 @@ notebook: env        ## make notebook NB=multifractal/01-local-holder-exponent P
 
 serve: book          ## the book on http://localhost:8000
 	@cd $$($(PY) -c 'from medrepro import paths; print(paths.build("$(PROFILE)") / "html")') && $(CURDIR)/$(PY) -m http.server 8000
+
+bench: env           ## make bench ONLY=exponent: ours against the plain formulation, into _build/bench.json
+	@$(PY) -m benchmarks.run --only "$(ONLY)"
 
 test: env            ## everything that takes under 20 s
 	$(TEST) -m "not slow"

@@ -7,49 +7,33 @@ follow the authors' code (github.com/miguelmartins/multifractal-recalibration, c
 """
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Padding = Literal["zero", "reflect", "circular"]
+from medrepro.multifractal.boxes import PAD_MODE, NestedBoxes, Padding, pad_for_box
+from medrepro.multifractal.boxes import box_mass as box_mass
+from medrepro.multifractal.maps import (
+    at_least_float32,
+    blocks_of_planes,
+    by_block,
+    expect_maps,
+    one_of,
+    planes_in_a_block,
+    without_autocast,
+)
+
 Slope = Literal["ols", "weighted", "wls"]
 Rescaling = Literal["batch", "sample", "none"]
 
 SCALES = (2, 4, 8)
 EPS = 1e-7  # added to a mass before the logarithm, as the authors' code
+LOW, HIGH = 1.0, 256.0  # range of a rescaled measure
 BN_EPS, BN_MOMENTUM = 1e-3, 0.01  # batch norm as in the authors' framework, where it is written as momentum .99
-
-_PAD_MODE = {"zero": "constant", "reflect": "reflect", "circular": "circular"}
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The same values, in float32 if `x` is of half precision (bf16 box sums alone move alpha by about 1e-3)."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Context in which operations on the device of `x` keep their dtype (the meta device, of dry runs, has no autocast)."""
-    return nullcontext() if x.device.type == "meta" else torch.autocast(device_type=x.device.type, enabled=False)
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> str:
-    """`value`, if it is known; otherwise an error that lists what is."""
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is unknown; known: {', '.join(known)}")
-    return value
-
-
-def expect_maps(x: Tensor, channels: int | None = None) -> None:
-    """Raise unless `x` is a batch of maps, with `channels` of them if that number is given."""
-    if x.ndim != 4 or x.numel() == 0:
-        raise ValueError(f"expected maps of shape (B, C, H, W) without an empty axis, got {tuple(x.shape)}")
-    if channels is not None and x.shape[1] != channels:
-        raise ValueError(f"expected {channels} channels, got {x.shape[1]} in maps of shape {tuple(x.shape)}")
 
 
 # -- step 1: a positive measure ------------------------------------------------------------------------------------
@@ -98,21 +82,56 @@ def rescale(x: Tensor, *, over: Rescaling = "batch", low: float = 1.0, high: flo
         return _Rescale.apply(x, over, low, high)
 
 
+class _Extremes(NamedTuple):
+    """Least and most entry of every plane's group, shape (B, C) each: of a channel over the batch, or of the plane itself."""
+
+    least: Tensor
+    most: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, over: Rescaling) -> "_Extremes":
+        planes = [block.flatten(1) for block in blocks_of_planes(x)]
+        least = torch.cat([block.amin(1) for block in planes]).view(x.shape[:2])
+        most = torch.cat([block.amax(1) for block in planes]).view(x.shape[:2])
+        if over == "batch":
+            least, most = least.amin(0).expand_as(least), most.amax(0).expand_as(most)
+        return cls(least, most)
+
+    def span(self) -> Tensor:
+        return (self.most - self.least).clamp(1e-7, 1e9)
+
+    def clipped(self) -> Tensor:
+        """Where no gradient reaches the span."""
+        span = self.most - self.least
+        return (span < 1e-7) | (span > 1e9)
+
+    def add_gradient(self, x: Tensor, to_x: Tensor, over: Rescaling, to_least: Tensor, to_most: Tensor) -> None:
+        """Add to `to_x` the gradients of both extremes, planes' parts (B, C), shared equally by tied entries."""
+        flags = torch.empty_like(blocks_of_planes(x)[0])
+        ties = []
+        for block, *ends in zip(blocks_of_planes(x), *by_block(x, *self), strict=True):
+            at = [torch.eq(block, end, out=flags[: len(block)]).sum((1, 2)) for end in ends]
+            ties.append(torch.stack(at))
+        sums = torch.stack([to_least, to_most]), torch.cat(ties, 1).view(2, *x.shape[:2])
+        if over == "batch":
+            sums = [part.sum(1, keepdim=True).expand_as(part) for part in sums]
+        shares = sums[0] / sums[1]
+        blocks = blocks_of_planes(x), blocks_of_planes(to_x)
+        for block, out, least, most, a, b in zip(*blocks, *by_block(x, *self, *shares), strict=True):
+            for end, share in ((least, a), (most, b)):
+                out.addcmul_(torch.eq(block, end, out=flags[: len(block)]), share)
+
+
 class _Rescale(torch.autograd.Function):
     """Rescaling of planes, block by block; the extremes receive their gradient from two sums over the group."""
 
     @staticmethod
     def forward(ctx, x: Tensor, over: Rescaling, low: float, high: float) -> Tensor:
-        extremes = [block.flatten(1).aminmax(dim=1) for block in blocks_of_planes(x)]
-        least = torch.cat([pair.min for pair in extremes]).view(x.shape[:2])
-        most = torch.cat([pair.max for pair in extremes]).view(x.shape[:2])
-        if over == "batch":
-            least, most = least.amin(0).expand_as(least), most.amax(0).expand_as(most)
-        factor = (high - low) / (most - least).clamp(1e-7, 1e9)
-        ctx.save_for_backward(x, least, most)
+        ends = _Extremes.of(x, over)
+        ctx.save_for_backward(x, *ends)
         ctx.over, ctx.width = over, high - low
         scaled = torch.empty_like(x, memory_format=torch.contiguous_format)
-        of_planes = _by_block(x, least, factor)
+        of_planes = by_block(x, ends.least, (high - low) / ends.span())
         for block, out, m, f in zip(blocks_of_planes(x), blocks_of_planes(scaled), *of_planes, strict=True):
             torch.sub(block, m, out=out).mul_(f).add_(low)
         return scaled
@@ -120,142 +139,23 @@ class _Rescale(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        x, least, most = ctx.saved_tensors
-        extremes = _by_block(x, least, most)
-        sums = []
-        for block, upstream, m, M in zip(blocks_of_planes(x), blocks_of_planes(grad), *extremes, strict=True):
-            moment = (block - m).mul_(upstream)
-            sums.append(torch.stack([part.sum((1, 2)) for part in (upstream, moment, block == m, block == M)]))
-        sums = torch.cat(sums, 1).view(4, *x.shape[:2])
-        if ctx.over == "batch":
-            sums = sums.sum(1, keepdim=True).expand_as(sums)
-        total, moment, at_least, at_most = sums
-        span = most - least
-        factor = ctx.width / span.clamp(1e-7, 1e9)
-        moment = moment / span.clamp(1e-7, 1e9) * ((span >= 1e-7) & (span <= 1e9))  # no gradient to a clipped span
-        to_least, to_most = factor * (moment - total) / at_least, -factor * moment / at_most
+        x, *ends = ctx.saved_tensors
+        ends = _Extremes(*ends)
+        factor = ctx.width / ends.span()
         to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        of_planes = (*extremes, *_by_block(x, factor, to_least, to_most))
-        blocks = (blocks_of_planes(x), blocks_of_planes(grad), blocks_of_planes(to_x))
-        for block, upstream, out, m, M, f, a, b in zip(*blocks, *of_planes, strict=True):
-            torch.mul(upstream, f, out=out)
-            out.addcmul_((block == m).to(x.dtype), a).addcmul_((block == M).to(x.dtype), b)
+        blocks = blocks_of_planes(x), blocks_of_planes(grad), blocks_of_planes(to_x)
+        totals, moments = [], []
+        for block, upstream, out, m, f in zip(*blocks, *by_block(x, ends.least, factor), strict=True):
+            torch.sub(block, m, out=out).mul_(upstream)
+            moments.append(out.sum((1, 2)))
+            totals.append(torch.mul(upstream, f, out=out).sum((1, 2)))
+        total, moment = (torch.cat(parts).view(x.shape[:2]) for parts in (totals, moments))
+        moment = (moment * factor / ends.span()).masked_fill(ends.clipped(), 0)
+        ends.add_gradient(x, to_x, ctx.over, moment - total, -moment)
         return to_x, None, None, None
 
 
-BLOCK = 1 << 18  # elements of a block on a CPU: the few maps of it in use fit in the second-level cache
-
-
-def _planes_in_a_block(x: Tensor) -> int:
-    everything = x.shape[:-2].numel()
-    return max(1, BLOCK // x.shape[-2:].numel()) if x.device.type == "cpu" else everything
-
-
-def blocks_of_planes(x: Tensor, count: int | None = None) -> tuple[Tensor, ...]:
-    """Blocks (n, H, W) of whole planes of (B, C, H, W): `count`, else what a CPU's cache holds; all on an accelerator."""
-    return x.reshape(-1, *x.shape[-2:]).split(count or _planes_in_a_block(x))
-
-
-def _by_block(x: Tensor, *per_plane: Tensor) -> list[tuple[Tensor, ...]]:
-    """Numbers (B, C), one per plane of `x`, in the blocks of `x` and in a shape (n, 1, 1) that fits them."""
-    return [values.reshape(-1, 1, 1).split(_planes_in_a_block(x)) for values in per_plane]
-
-
-# -- step 2: box masses --------------------------------------------------------------------------------------------
-
-
-def pad_for_box(x: Tensor, side: int, *, padding: Padding = "zero") -> Tensor:
-    """Pad rows and columns by (side - 1) // 2 before and side // 2 after, so that a valid box of `side` keeps the size.
-
-    Reflection repeats no border pixel and needs more rows and columns than side // 2; a circular border needs as many.
-    """
-    one_of("padding", padding, tuple(_PAD_MODE))
-    if side < 1:
-        raise ValueError(f"a box side is a positive number of pixels, got {side}")
-    before, after = (side - 1) // 2, side // 2
-    smallest = {"zero": 1, "reflect": after + 1, "circular": max(after, 1)}[padding]
-    if min(x.shape[-2:]) < smallest:
-        raise ValueError(
-            f"a map of {x.shape[-2]} x {x.shape[-1]} pixels is too small for boxes of side {side} with "
-            f"padding={padding!r}, which needs {smallest} x {smallest}: use padding='zero' or smaller scales"
-        )
-    return F.pad(x, (before, after, before, after), mode=_PAD_MODE[padding])
-
-
-def _running_sum(x: Tensor, side: int, dim: int) -> Tensor:
-    """Sums over `side` neighbours along `dim`, at every place where they fit, by doubling: about log2(side) passes."""
-    places = x.shape[dim] - side + 1
-    total, start, span = None, 0, 1
-    while True:
-        if side & span:
-            piece = x.narrow(dim, start, places)
-            total = piece if total is None else total + piece
-            start += span
-        if 2 * span > side:
-            return total
-        length = x.shape[dim] - span
-        x = x.narrow(dim, 0, length) + x.narrow(dim, span, length)
-        span *= 2
-
-
-def _box_sum(x: Tensor, side: int) -> Tensor:
-    return _running_sum(_running_sum(x, side, -1), side, -2)
-
-
-class _ValidBoxSum(torch.autograd.Function):
-    """Box sums where the box fits; the transpose is the same sum of the gradient in a frame of side - 1 zeros."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, side: int) -> Tensor:
-        ctx.side = side
-        return x.clone() if side == 1 else _box_sum(x, side)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        frame = ctx.side - 1
-        return _ValidBoxSum.apply(F.pad(grad, (frame, frame, frame, frame)), ctx.side), None
-
-
-def box_mass(x: Tensor, side: int, *, padding: Padding = "zero") -> Tensor:
-    r"""Mass of the box of `side` pixels around every pixel, in the placement of a 'SAME' convolution.
-
-    .. math:: \mu(B_k(i, j)) = \sum_{a=i-\lfloor (k-1)/2 \rfloor}^{i+\lfloor k/2 \rfloor}
-              \ \sum_{b=j-\lfloor (k-1)/2 \rfloor}^{j+\lfloor k/2 \rfloor} x(a, b)
-
-    Parameters
-    ----------
-    x
-        Measure, shape (B, C, H, W).
-    side
-        Box side k in pixels. Even boxes are nested around the corner to the lower right of the pixel, not around the
-        pixel: side 2 covers i and i + 1, side 4 covers i - 1 to i + 2.
-    padding
-        What lies outside: ``zero`` (the authors' code), ``reflect`` or ``circular``.
-
-    Returns
-    -------
-    Tensor
-        Mass, shape (B, C, H, W), dtype and unit of `x`.
-
-    Raises
-    ------
-    ValueError
-        `side` below 1; a map too small for the padding.
-
-    Notes
-    -----
-    Additions only, about 4 log2(side) an element; no running total over the image, which float32 would not bear.
-
-    Examples
-    --------
-    >>> box_mass(torch.ones(1, 1, 3, 3), 2)[0, 0].tolist()
-    [[4.0, 4.0, 2.0], [4.0, 4.0, 2.0], [2.0, 2.0, 1.0]]
-    """
-    expect_maps(x)
-    return _ValidBoxSum.apply(pad_for_box(x, side, padding=padding), side)
-
-
-# -- step 3: a slope -----------------------------------------------------------------------------------------------
+# -- step 2: a slope -----------------------------------------------------------------------------------------------
 
 
 def ols_slope(
@@ -421,112 +321,165 @@ def local_exponent(
             raise ValueError("a measure has finite entries, none negative: rescale the maps first (`rescale`)")
         if weights is not None:
             weights = weights.to(measure.dtype)
-        c = slope_coefficients(scales, slope=slope, weights=weights, dtype=measure.dtype, device=measure.device)
-        used = [j for j in range(len(scales)) if slope != "ols" or slope_coefficients(scales)[j] != 0]
-        frame = (scales[-1] - 1) // 2, scales[-1] // 2
+        c, sides = _coefficients(scales, slope, weights, measure)
         if padding != "zero":
-            measure, frame = pad_for_box(measure, scales[-1], padding=padding), (0, 0)
-        return _LogMassSum.apply(measure, c[used], tuple(scales[j] for j in used), frame, eps)
+            measure = pad_for_box(measure, scales[-1], padding=padding)
+        return _ExponentMap.apply(measure, c, _Slope(sides, framed=padding == "zero", eps=eps, over="none"))
 
 
-class _LogMassSum(torch.autograd.Function):
-    """sum_j c_j log2(mass_j + eps), block by block of planes, so that on a CPU all but input and output stays in cache.
+def _coefficients(
+    scales: tuple[int, ...], slope: Slope, weights: Tensor | None, like: Tensor
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Coefficients other than 0, and the scales that have them."""
+    c = slope_coefficients(scales, slope=slope, weights=weights, dtype=like.dtype, device=like.device)
+    if slope != "ols" or len(scales) % 2 == 0 or c[len(scales) // 2] != 0:
+        return c, scales
+    middle = len(scales) // 2
+    return torch.cat([c[:middle], c[middle + 1 :]]), scales[:middle] + scales[middle + 1 :]
 
-    `frame` zeros are set around a map before its boxes are summed. Nothing but the map is kept for the backward pass,
-    which makes the masses anew: that is cheaper than to store and to read them.
+
+class _Slope(NamedTuple):
+    """How an exponent is made from a map."""
+
+    sides: tuple[int, ...]  # with a coefficient other than 0; the largest scale is always among them
+    framed: bool  # zeros outside the map; otherwise it has been padded
+    eps: float  # added to a mass
+    over: Rescaling  # the map is rescaled first, unless ``none``
+
+
+class _Exponents:
+    r"""Exponents of a map, block by block of planes: on a CPU all but input and output stays in cache.
+
+    Coefficients of a slope sum to 0, so that one logarithm of a ratio serves two boxes:
+
+    .. math:: \alpha = \sum_j c_j \log_2 \mu_j = \sum_j d_j \log_2 \frac{\mu_{j+1}}{\mu_j}, \qquad d_j = \sum_{i > j} c_i
+
+    A factor on a measure leaves its exponent alone: a map is not stretched to [1, 256] but to [1/255, 256/255] of its
+    span, which takes no product. Masses are then at least that of one entry, and eps would change nothing.
     """
 
-    @staticmethod
-    def forward(ctx, x: Tensor, c: Tensor, sides: tuple[int, ...], frame: tuple[int, int], eps: float) -> Tensor:
-        ctx.save_for_backward(x, c)
-        ctx.sides, ctx.frame, ctx.eps = sides, frame, eps
-        alpha = x.new_empty(*x.shape[:-2], *(size + sum(frame) - sides[-1] + 1 for size in x.shape[-2:]))
-        # the coefficients of a slope sum to 0: with two boxes left, one logarithm of their ratio is enough
-        ratio_of_two = len(sides) == 2 and not ctx.needs_input_grad[1]
-        c = c.tolist()
-        count = _planes_in_a_block(x)
-        for block, out in zip(blocks_of_planes(x, count), blocks_of_planes(alpha, count), strict=True):
-            masses = _nested_masses(F.pad(block, ctx.frame * 2), ctx.sides, ctx.eps)
-            if ratio_of_two:
-                torch.div(masses[1], masses[0], out=out).log2_().mul_(c[1])
+    def __init__(self, x: Tensor, c: Tensor, how: _Slope, ends: _Extremes | None) -> None:
+        self.x, self.how, self.ends = x, how, ends
+        self.c = c.tolist()
+        self.d = [sum(self.c[j + 1 :]) for j in range(len(self.c) - 1)]
+        self.count = planes_in_a_block(x)
+        self.boxes = NestedBoxes(x, self.count, *x.shape[-2:], how.sides, framed=how.framed)
+        self.size = self.boxes.masses_size
+        self.spare = x.new_empty(self.count, *self.size) if len(self.d) > 1 else None
+
+    def blocks(self, *others: Tensor) -> Iterator[tuple[list[Tensor], tuple[Tensor, ...]]]:
+        """Masses of block after block, with the same blocks of the other maps."""
+        parts = [blocks_of_planes(other, self.count) for other in others]
+        shifts = () if self.ends is None else by_block(self.x, self.ends.least, self.ends.span() * (LOW / (HIGH - LOW)))
+        for number, block in enumerate(blocks_of_planes(self.x, self.count)):
+            measure = self.boxes.block(len(block))
+            if shifts:
+                torch.sub(block, shifts[0][number], out=measure).add_(shifts[1][number])
             else:
-                torch.mul(masses[0].log2_(), c[0], out=out)
-                for c_j, mass in zip(c[1:], masses[1:], strict=True):
-                    out.add_(mass.log2_(), alpha=c_j)
+                measure.copy_(block)
+            eps = 0.0 if shifts else self.how.eps
+            yield self.boxes.masses(len(block), eps), tuple(part[number] for part in parts)
+
+    def alpha(self, masses: list[Tensor], out: Tensor) -> Tensor:
+        """Exponents of a block, into `out`."""
+        torch.div(masses[1], masses[0], out=out).log2_().mul_(self.d[0])
+        for d, (smaller, larger) in zip(self.d[1:], pairwise(masses[1:])):
+            out.add_(torch.div(larger, smaller, out=self.spare[: len(out)]).log2_(), alpha=d)
+        return out
+
+    def to_c(self, masses: list[Tensor], upstream: Tensor) -> Tensor:
+        """Gradient of the coefficients, shape (J,), up to a constant along which their sum would move."""
+        logs = (torch.div(larger, smaller).log2_() for smaller, larger in pairwise(masses))
+        along = torch.stack([(log * upstream).sum() for log in logs])
+        return F.pad(along.cumsum(0), (1, 0))
+
+    def gradient(
+        self, upstream: Callable[..., Tensor], others: Sequence[Tensor], *, to_c: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the map and of the coefficients, from the gradient `upstream` makes of masses and other blocks."""
+        to_x = torch.empty_like(self.x, memory_format=torch.contiguous_format)
+        factors = [c / math.log(2) for c in self.c]
+        totals, coefficients = [], []
+        for masses, (out, *parts) in self.blocks(to_x, *others):
+            given = upstream(masses, *parts)
+            if to_c:
+                coefficients.append(self.to_c(masses, given))
+            self.boxes.spread(given, masses, factors, out)
+            if self.ends is not None:
+                totals.append(out.sum((1, 2)))
+        if self.ends is not None:
+            total = torch.cat(totals).view(self.x.shape[:2])
+            stretch = (total * (LOW / (HIGH - LOW))).masked_fill(self.ends.clipped(), 0)
+            self.ends.add_gradient(self.x, to_x, self.how.over, -total - stretch, stretch)
+        return to_x, sum(coefficients) if to_c else None
+
+
+def _exponents(ctx, x: Tensor, c: Tensor, how: _Slope) -> _Exponents:
+    """Exponents of a map, with what their backward pass needs put aside: the map, two numbers a plane, and no more."""
+    ends = None if how.over == "none" else _Extremes.of(x, how.over)
+    ctx.save_for_backward(x, c, *(ends or ()))
+    ctx.how = how
+    return _Exponents(x, c, how, ends)
+
+
+def _again(ctx) -> _Exponents:
+    """The same exponents in the backward pass: to make masses anew is cheaper than to store and to read them."""
+    x, c, *ends = ctx.saved_tensors
+    return _Exponents(x, c, ctx.how, _Extremes(*ends) if ends else None)
+
+
+class _ExponentMap(torch.autograd.Function):
+    """The map of exponents."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, c: Tensor, how: _Slope) -> Tensor:
+        exponents = _exponents(ctx, x, c, how)
+        alpha = x.new_empty(*x.shape[:-2], *exponents.size)
+        for masses, (out,) in exponents.blocks(alpha):
+            exponents.alpha(masses, out)
         return alpha
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        x, c = ctx.saved_tensors
-        to_x, to_c = torch.empty_like(x, memory_format=torch.contiguous_format), torch.zeros_like(c)
-        start, rows, columns = ctx.frame[0], *x.shape[-2:]
-        factors = [c_j / math.log(2) for c_j in c.tolist()]
-        blocks = (blocks_of_planes(part, _planes_in_a_block(x)) for part in (x, to_x, grad))
-        for block, out, upstream in zip(*blocks, strict=True):
-            masses = _nested_masses(F.pad(block, ctx.frame * 2), ctx.sides, ctx.eps)
-            if ctx.needs_input_grad[1]:
-                to_c += torch.stack([(upstream * mass.log2()).sum() for mass in masses])
-            if ctx.needs_input_grad[0]:
-                shares = [torch.div(upstream, mass, out=mass).mul_(f) for f, mass in zip(factors, masses, strict=True)]
-                spread = _nested_masses_transposed(shares, ctx.sides)
-                out.copy_(_interior(spread, start, rows, columns))
-        return to_x if ctx.needs_input_grad[0] else None, to_c if ctx.needs_input_grad[1] else None, None, None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        to_x, to_c = _again(ctx).gradient(lambda masses, given: given, [grad], to_c=ctx.needs_input_grad[1])
+        return to_x, to_c, None
 
 
-def _first_place(side: int, largest: int) -> int:
-    """Where, in a map padded for the largest box, the box of `side` around pixel 0 begins."""
-    return (largest - 1) // 2 - (side - 1) // 2
+class _PooledExponent(torch.autograd.Function):
+    """Mean of alpha over every plane and, if asked for, its population variance there; (B, C) each, no map of alpha."""
 
+    @staticmethod
+    def forward(ctx, x: Tensor, c: Tensor, how: _Slope, with_variance: bool) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        exponents = _exponents(ctx, x, c, how)
+        alpha, means, variances = x.new_empty(exponents.count, *exponents.size), [], []
+        for masses, (block,) in exponents.blocks(x):
+            out = exponents.alpha(masses, alpha[: len(block)])
+            means.append(out.mean((1, 2)))
+            if with_variance:
+                norm = torch.linalg.vector_norm(out.sub_(means[-1][:, None, None]), dim=(1, 2))
+                variances.append(norm.square().div_(out[0].numel()))
+        ctx.mean = torch.cat(means).view(x.shape[:2])
+        return ctx.mean.clone(), torch.cat(variances).view(x.shape[:2]) if with_variance else None
 
-def _powers_of_two(sides: tuple[int, ...]) -> bool:
-    return all(side & (side - 1) == 0 for side in sides)
-
-
-def _interior(x: Tensor, start: int, rows: int, columns: int) -> Tensor:
-    return x[..., start : start + rows, start : start + columns]
-
-
-def _double(sums: Tensor, span: int) -> Tensor:
-    """Four boxes of side `span` make one of twice that side."""
-    sums = sums[..., :-span] + sums[..., span:]
-    return sums[..., :-span, :] + sums[..., span:, :]
-
-
-def _nested_masses(padded: Tensor, sides: tuple[int, ...], eps: float) -> list[Tensor]:
-    """Masses plus eps of the boxes of all `sides`, ascending, around every pixel of a map padded for the largest."""
-    rows, columns = (size - sides[-1] + 1 for size in padded.shape[-2:])
-    masses, sums, span = [], padded, 1
-    for side in sides:
-        if _powers_of_two(sides):
-            while span < side:
-                sums, span = _double(sums, span), 2 * span
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, to_mean: Tensor | None, to_variance: Tensor | None) -> tuple[Tensor, Tensor | None, None, None]:
+        exponents = _again(ctx)
+        pixels = exponents.size[0] * exponents.size[1]
+        once = torch.zeros_like(ctx.mean) if to_mean is None else to_mean / pixels
+        if to_variance is None:
+            upstream, of_planes = lambda masses, once: once, [once]
         else:
-            sums = _box_sum(padded, side)
-        masses.append(_interior(sums, _first_place(side, sides[-1]), rows, columns))
-    return [mass + eps if side == 1 else mass.add_(eps) for side, mass in zip(sides, masses, strict=True)]
-
-
-def _nested_masses_transposed(shares: list[Tensor], sides: tuple[int, ...]) -> Tensor:
-    """Transpose of `_nested_masses`: one gradient per mass in, the gradient of the padded map out."""
-    rows, columns = shares[0].shape[-2:]
-    largest = sides[-1]
-    if not _powers_of_two(sides):
-        grad = shares[0].new_zeros(*shares[0].shape[:-2], rows + largest - 1, columns + largest - 1)
-        for side, share in zip(sides, shares, strict=True):
-            spread = _box_sum(F.pad(share, (side - 1,) * 4), side)
-            _interior(grad, _first_place(side, largest), *spread.shape[-2:]).add_(spread)
-        return grad
-    # The same doubling from the widest box down, in a frame of zeros that shrinks by `span` at each step: halfway, the
-    # gradient of the sums of side k sits in a frame of k - 1.
-    spread, span = F.pad(shares[-1], (largest - 1,) * 4), largest
-    for side, share in zip((*sides[-2::-1], 1), (*shares[-2::-1], None), strict=True):
-        while span > side:
-            span //= 2
-            spread = _double(spread, span)
-        if share is not None:
-            _interior(spread, _first_place(side, largest) + side - 1, rows, columns).add_(share)
-    return spread
+            twice = to_variance * (2 / pixels)
+            alpha = once.new_empty(exponents.count, *exponents.size)
+            upstream = lambda masses, once, twice: exponents.alpha(masses, alpha[: len(once)]).mul_(twice).add_(once)
+            of_planes = [once - twice * ctx.mean, twice]
+        to_x, to_c = exponents.gradient(
+            upstream, [part[..., None, None] for part in of_planes], to_c=ctx.needs_input_grad[1]
+        )
+        return to_x, to_c, None, None
 
 
 def literal_exponent(
@@ -619,7 +572,7 @@ class Exponent(nn.Module):
         self.scales = _checked_scales(scales)
         self.slope = one_of("slope", slope, ("ols", "weighted", "wls"))
         self.minmax = one_of("minmax", minmax, ("batch", "sample", "none"))
-        self.padding = one_of("padding", padding, tuple(_PAD_MODE))
+        self.padding = one_of("padding", padding, tuple(PAD_MODE))
         self.eps = eps
         self.slope_weights = None if slope == "ols" else nn.Parameter(torch.empty(len(self.scales)))
         self.norm = nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM) if batch_norm else None
@@ -629,12 +582,18 @@ class Exponent(nn.Module):
 
     def raw(self, x: Tensor) -> Tensor:
         """Alpha before batch norm, shape (B, C, H, W)."""
+        with without_autocast(x):
+            return _ExponentMap.apply(*self._prepared(x))
+
+    def _prepared(self, x: Tensor) -> tuple[Tensor, Tensor, _Slope]:
+        """Map, coefficients, and what is done with them."""
         expect_maps(x, self.channels)
-        weights = None if self.slope_weights is None else torch.sigmoid(self.slope_weights)
-        measure = rescale(x, over=self.minmax)
-        return local_exponent(
-            measure, scales=self.scales, slope=self.slope, weights=weights, padding=self.padding, eps=self.eps
-        )
+        x, over = at_least_float32(x), self.minmax
+        if self.padding != "zero":  # the extremes are those of the map, not of what is set around it
+            x, over = pad_for_box(rescale(x, over=over), self.scales[-1], padding=self.padding), "none"
+        weights = None if self.slope_weights is None else torch.sigmoid(self.slope_weights).to(x.dtype)
+        c, sides = _coefficients(self.scales, self.slope, weights, x)
+        return x, c, _Slope(sides, framed=self.padding == "zero", eps=self.eps, over=over)
 
     def forward(self, x: Tensor) -> Tensor:
         """Alpha, shape (B, C, H, W)."""
@@ -645,21 +604,23 @@ class Exponent(nn.Module):
             return self.norm(alpha)
 
     def pooled(self, x: Tensor) -> Tensor:
-        r"""Mean of `forward` over rows and columns, shape (B, C), without a batch-normed map in memory.
+        r"""Mean of `forward` over rows and columns, shape (B, C), without a map of exponents in memory.
 
         .. math:: \mathrm{GAP}(\mathrm{BN}(\alpha)) = \gamma\,\frac{\mathrm{GAP}(\alpha) - m}{\sqrt{v + \epsilon}} + \beta
         """
-        alpha = self.raw(x)
+        norm = self.norm
         with without_autocast(x):
-            gap = alpha.mean((2, 3))
-            norm = self.norm
+            from_batch = norm is not None and self.training
+            gap, variance = _PooledExponent.apply(*self._prepared(x), from_batch)
             if norm is None:
                 return gap
-            if self.training:
-                variance, mean = torch.var_mean(alpha, (0, 2, 3), correction=0)
-                update_running(norm, mean, variance, alpha.numel() // alpha.shape[1])
+            mean = norm.running_mean
+            if from_batch:
+                mean = gap.mean(0)
+                variance = variance.mean(0) + (gap - mean).square().mean(0)
+                update_running(norm, mean, variance, x.numel() // x.shape[1])
             else:
-                mean, variance = norm.running_mean, norm.running_var
+                variance = norm.running_var
             return (gap - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ interpolation; the gradient of the grid is a weighted count of the map's. Neithe
 import torch
 from torch import Tensor
 
-from medrepro.multifractal.exponent import blocks_of_planes
+from medrepro.multifractal.maps import blocks_of_planes
 
 POINTS = 16384
 

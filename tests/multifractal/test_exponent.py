@@ -328,7 +328,7 @@ def test_the_size_of_a_block_changes_nothing(elements, padding, monkeypatch):
         return alpha, torch.autograd.grad(alpha, leaf, upstream)[0]
 
     before = computed()
-    monkeypatch.setattr("medrepro.multifractal.exponent.BLOCK", elements)
+    monkeypatch.setattr("medrepro.multifractal.maps.BLOCK", elements)
     for one, other in zip(before, computed(), strict=True):
         assert torch.allclose(one, other, atol=1e-12)
 
