@@ -10,6 +10,7 @@ SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
 LESIONS = "medrepro.multifractal.exponent_statistics:lesion_statistics"
 TRAINING = "medrepro.multifractal.segmentation_runs:train_segmenter"
 LEAKAGE = "medrepro.multifractal.leakage_runs:leakage"
+COSTS = "medrepro.multifractal.cost_runs:variant_costs"
 
 #: Rows of Table 1, in the paper's order.
 MODELS = ("unet", "cse", "scse", "srm", "fca", "mono", "multi")
@@ -89,6 +90,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/02-recalibration": _attention_runs,
         "multifractal/03-table-1": _table_runs,
         "multifractal/04-excitations": lambda *given, **more: with_and_without_skips(_table_runs(*given, **more)),
+        "multifractal/05-cost": _cost_runs,
         "multifractal/06-careful-reader": _reader_runs,
         "multifractal/07-multifractal-spectrum": lambda _, **given: spectrum_runs(profile, **given),
     }
@@ -144,6 +146,8 @@ def recorded(notebook: str) -> list[Run]:
     if notebook == "multifractal/04-excitations":
         grid = recorded("multifractal/03-table-1")
         return with_and_without_skips([run for run in grid if run.settings["preset"] == "authors_code"])
+    if notebook == "multifractal/05-cost":
+        return [Run(COSTS, {**COST["gpu"], "seed": 0})]
     if notebook == "multifractal/06-careful-reader":
         leaks = [Run(LEAKAGE, {"data": data, "size": 64}) for data in ("busi", "kvasir", "isic18")]
         return [run for arm in ARMS for run in arm_runs(arm)] + leaks
@@ -186,6 +190,21 @@ def _attention_runs(
 ) -> list[Run]:
     """The first Multi network of Table 1, to look into."""
     return _table_runs(settings | {"train_seeds": 1}, seed=seed, data=data, preset=preset)[-1:]
+
+
+#: Images of the timed networks, profile by profile; the paper's are 224 x 224.
+COST = {
+    "smoke": {"size": 32, "batch_size": 4, "channels": [8, 16, 32, 64], "rounds": 1},
+    "cpu": {"size": 48, "batch_size": 4, "channels": [32, 64, 128, 256], "rounds": 3},
+    "gpu": {"size": 112, "batch_size": 4, "channels": [32, 64, 128, 256], "rounds": 5},
+    "paper": {"size": 224, "batch_size": 16, "channels": [32, 64, 128, 256], "rounds": 5},
+}
+
+
+def _cost_runs(settings: dict[str, Any], *, seed: int = 0) -> list[Run]:
+    """All variants timed in one run, so that they share its minutes; on a CPU at every profile."""
+    [profile] = [name for name, known in PROFILES.items() if known is settings]
+    return [Run(COSTS, {**COST[profile], "seed": seed})]
 
 
 def _reader_runs(
