@@ -193,7 +193,9 @@ class DRAN(nn.Module):
 
     def cool(self, step: float = COOLING) -> float:
         """Lower T of every attention by a step, but not below 1; returns the new T."""
-        return [conv.cool(step) for conv in self._dynamic()][0]
+        for conv in self._dynamic():
+            conv.cool(step)
+        return self.temperature
 
     @property
     def radius(self) -> int:
@@ -243,8 +245,11 @@ class DRAN(nn.Module):
             )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _dynamic(self) -> list[Any]:
-        return [module for module in self.modules() if isinstance(module, DynamicConv2d)]
+    def _dynamic(self) -> list[DynamicConv2d]:
+        found = [module for module in self.modules() if isinstance(module, DynamicConv2d)]
+        if not found:
+            raise ValueError("a fused network has its temperature folded in: ask the network that it came from")
+        return found
 
     def _walk(self, image: Tensor, attention: Tensor | None, stop: int | None = None) -> tuple[Tensor, list[Tensor]]:
         """Features before the last convolution, or entering dynamic convolution `stop`, and the attentions used."""
@@ -296,7 +301,7 @@ def load_network(path: Path | str) -> DRAN:
         settings = (opened.metadata() or {}).get("dran")
         if settings is None:
             raise ValueError(f"{path} holds no settings of a DRAN: write it with save_network")
-        state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        state = {key: opened.get_tensor(key) for key in opened.keys()}
     network = DRAN(**json.loads(settings))
     network.load_state_dict(state)
     return network.eval()
