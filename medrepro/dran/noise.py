@@ -77,11 +77,11 @@ class Rician:
 
     def sd(self, clean: Tensor) -> Tensor:
         """Standard deviation of ``noisy - clean`` at every pixel."""
-        second = clean.double() ** 2 + 2 * torch.as_tensor(self.sigma).double() ** 2
+        second = clean.double() ** 2 + 2 * torch.as_tensor(self.sigma, dtype=torch.float64) ** 2
         return (second - self._magnitude(clean) ** 2).clamp_min(0).sqrt().to(clean.dtype)
 
     def _magnitude(self, clean: Tensor) -> Tensor:
-        sigma = torch.as_tensor(self.sigma).double()
+        sigma = torch.as_tensor(self.sigma, dtype=torch.float64)
         half = (clean.double() / sigma) ** 2 / 4
         bessel = (1 + 2 * half) * torch.special.i0e(half) + 2 * half * torch.special.i1e(half)
         return sigma * (torch.pi / 2) ** 0.5 * bessel
