@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrepro.dran.dynamic_convolution import COOLING, DynamicConv2d
-from medrepro.dran.noise_gate import NoiseGate
+from medrepro.dran.noise_gate import LEAK, NoiseGate
+from medrepro.dran.winograd import conv3x3
 
 PRESETS = {"paper": "independent", "authors_code": "shared"}  # what each says about the blocks
 
@@ -41,7 +42,7 @@ class DynamicLayer(nn.Module):
 class FusedLayer(nn.Module):
     """A `DynamicLayer` for inference: batch norm folded into every kernel and bias, which mixing leaves exact.
 
-    Kernels are stored channels last, so that a mixed kernel needs no copy.
+    Kernels are stored taps first, as `conv3x3` transforms them, so that a mixed kernel needs no copy.
     """
 
     def __init__(self, layer: DynamicLayer, use: int = 0) -> None:
@@ -50,9 +51,9 @@ class FusedLayer(nn.Module):
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (out,)
         kernels = conv.weight * scale[:, None, None, None]
         bias = (conv.bias - norm.running_mean) * scale + norm.bias
-        self.shape = (conv.out_channels, conv.weight.shape[3], conv.weight.shape[4], conv.in_channels)
+        self.shape = (3, 3, conv.in_channels, conv.out_channels)
         for name, tensor in {
-            "kernels": kernels.permute(0, 1, 3, 4, 2).flatten(1),
+            "kernels": kernels.permute(0, 3, 4, 2, 1).flatten(1),
             "bias": bias,
             "squeeze": conv.squeeze.weight.flatten(1),
             "excite": conv.excite.weight.flatten(1) / conv.temperature,
@@ -65,10 +66,8 @@ class FusedLayer(nn.Module):
 
     def forward(self, x: Tensor, attention: Tensor, use: int = 0) -> Tensor:
         """Maps after the ReLU."""
-        weight = (attention @ self.kernels).unflatten(1, self.shape).permute(0, 1, 4, 2, 3)
-        bias = attention @ self.bias
-        maps = [F.relu_(F.conv2d(x[i : i + 1], weight[i], bias[i], padding=1)) for i in range(len(x))]
-        return maps[0] if len(maps) == 1 else torch.cat(maps)
+        weight = (attention @ self.kernels).unflatten(1, self.shape).permute(0, 4, 3, 1, 2)
+        return conv3x3(x, weight, attention @ self.bias, relu=True)
 
 
 class FusedGate(nn.Module):
@@ -76,14 +75,13 @@ class FusedGate(nn.Module):
 
     def __init__(self, gate: NoiseGate) -> None:
         super().__init__()
-        weight = torch.cat([gate.feature.weight, gate.mask.weight]).detach()
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("weight", torch.cat([gate.feature.weight, gate.mask.weight]).detach())
         self.register_buffer("bias", torch.cat([gate.feature.bias, gate.mask.bias]).detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Gated features."""
-        feature, mask = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight, self.bias).chunk(2, 1)
-        return F.leaky_relu(feature, 0.2).mul_(torch.sigmoid(mask))
+        feature, mask = conv3x3(x, self.weight[None], self.bias[None], reflect=True).chunk(2, 1)
+        return F.leaky_relu(feature, LEAK).mul_(torch.sigmoid(mask))
 
 
 class DRAN(nn.Module):

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medrepro.dran.winograd import conv3x3
+
 LEAK = 0.2
 
 
@@ -37,7 +39,7 @@ class NoiseGate(nn.Module):
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weight = torch.cat([self.feature.weight, self.mask.weight])
         bias = torch.cat([self.feature.bias, self.mask.bias])
-        feature, mask = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, bias).chunk(2, 1)
+        feature, mask = conv3x3(x, weight[None], bias[None], reflect=True).chunk(2, 1)
         return feature, mask
 
     def openness(self, x: Tensor) -> Tensor:
