@@ -67,7 +67,7 @@ class FusedLayer(nn.Module):
     def forward(self, x: Tensor, attention: Tensor, use: int = 0) -> Tensor:
         """Maps after the ReLU."""
         weight = (attention @ self.kernels).unflatten(1, self.shape).permute(0, 4, 3, 1, 2)
-        return conv3x3(x, weight, attention @ self.bias, relu=True)
+        return conv3x3(x, weight, attention @ self.bias, after=F.relu_)
 
 
 class FusedGate(nn.Module):
@@ -80,8 +80,13 @@ class FusedGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gated features."""
-        feature, mask = conv3x3(x, self.weight[None], self.bias[None], reflect=True).chunk(2, 1)
-        return F.leaky_relu(feature, LEAK).mul_(torch.sigmoid(mask))
+        return conv3x3(x, self.weight[None], self.bias[None], reflect=True, after=_gated)
+
+
+def _gated(both: Tensor) -> Tensor:
+    """Gated features, shape (..., C), from features and mask side by side, shape (..., 2 C)."""
+    feature, mask = both.chunk(2, -1)
+    return F.leaky_relu(feature, LEAK).mul_(torch.sigmoid(mask))
 
 
 class DRAN(nn.Module):

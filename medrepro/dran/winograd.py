@@ -8,7 +8,7 @@ References
 .. [1] Lavin, Gray. Fast algorithms for convolutional neural networks. CVPR 2016.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -33,9 +33,11 @@ RUN = 128  # tiles filtered at once: 36 x 128 x 64 floats are 1.2 MB
 LEAST_CHANNELS = 32  # below, or in smaller maps, the library's convolution is as fast
 LEAST_PIXELS = 256
 
+After = Callable[[Tensor], Tensor]
+
 
 def conv3x3(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reflect: bool = False, relu: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reflect: bool = False, after: After | None = None
 ) -> Tensor:
     """Convolution with 3 x 3 kernels, border 1, stride 1; with kernels of its own for each sample where asked for.
 
@@ -49,8 +51,9 @@ def conv3x3(
         Shape (B or 1, O).
     reflect
         Reflect the border instead of filling it with zeros.
-    relu
-        Set negative outputs to zero.
+    after
+        For inference: applied to the output while it is in the cache, pixel by pixel, on tensors (..., O); it may change
+        its argument and the number of channels.
 
     Returns
     -------
@@ -60,14 +63,14 @@ def conv3x3(
         few parts in a million of the largest output.
     """
     if not _worthwhile(x, weight):
-        return _library(x, weight, bias, reflect, relu)
+        y = _library(x, weight, bias, reflect)
+        return y if after is None else after(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     bias = x.new_zeros(1, weight.shape[1]) if bias is None else bias
     nhwc = x.permute(0, 2, 3, 1).contiguous()
-    y = (
-        _Winograd.apply(nhwc, weight, bias, reflect, relu)
-        if torch.is_grad_enabled()
-        else _filtered(nhwc, weight, bias, reflect, relu)
-    )
+    if after is None and torch.is_grad_enabled():
+        y = _Winograd.apply(nhwc, weight, bias, reflect)
+    else:
+        y = _filtered(nhwc, weight, bias, reflect, after)
     return y.permute(0, 3, 1, 2)
 
 
@@ -81,22 +84,20 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _library(x: Tensor, weight: Tensor, bias: Tensor | None, reflect: bool, relu: bool) -> Tensor:
+def _library(x: Tensor, weight: Tensor, bias: Tensor | None, reflect: bool) -> Tensor:
     padding = 0 if reflect else 1
     x = F.pad(x, (1, 1, 1, 1), mode="reflect") if reflect else x
     if len(weight) == 1:
-        y = F.conv2d(x, weight[0], None if bias is None else bias[0], padding=padding)
-    else:
-        biases = [None] * len(x) if bias is None else bias.unbind()
-        parts = [F.conv2d(x[i : i + 1], weight[i], biases[i], padding=padding) for i in range(len(x))]
-        y = torch.cat(parts)
-    return F.relu(y) if relu else y
+        return F.conv2d(x, weight[0], None if bias is None else bias[0], padding=padding)
+    biases = [None] * len(x) if bias is None else bias.unbind()
+    return torch.cat([F.conv2d(x[i : i + 1], weight[i], biases[i], padding=padding) for i in range(len(x))])
 
 
 @cache
 def _transforms() -> tuple[Tensor, Tensor, Tensor]:
-    """Both axes at once: input (36, 36), kernel (36, 9), output (16, 36)."""
-    return tuple(torch.from_numpy(np.kron(one, one)).float() for one in (INPUT, KERNEL, OUTPUT))
+    """Input along one axis (6, 6); kernel (36, 9) and output (16, 36) along both."""
+    input_, *both = (torch.from_numpy(one).float() for one in (INPUT, np.kron(KERNEL, KERNEL), np.kron(OUTPUT, OUTPUT)))
+    return input_, *both
 
 
 def _spectrum(weight: Tensor) -> Tensor:
@@ -106,73 +107,92 @@ def _spectrum(weight: Tensor) -> Tensor:
     return (_transforms()[1] @ taps).view(36, channels, out)
 
 
-def _padded(x: Tensor, pad: int, reflect: bool) -> Tensor:
-    """Map (H, W, C) with its border, and zeros below and right so that 4 x 4 tiles cover every output."""
-    height, width, channels = x.shape
-    rows, columns = (-(-(side + 2 * pad - 2) // 4) for side in (height, width))
-    full = x.new_zeros(4 * rows + 2, 4 * columns + 2, channels)
-    full[pad : pad + height, pad : pad + width] = x
-    if reflect:
-        full[0], full[height + 1] = full[2], full[height - 1]
-        full[:, 0], full[:, width + 1] = full[:, 2], full[:, width - 1]
-    return full
+def _tiles(x: Tensor, pad: int) -> tuple[int, int]:
+    """Rows and columns of 4 x 4 tiles that cover every output of a map (H, W, C) with a border."""
+    rows, columns = (-(-(side + 2 * pad - 2) // 4) for side in x.shape[:2])
+    return rows, columns
 
 
-def _runs(rows: int, columns: int) -> Iterator[tuple[slice, slice, int]]:
-    """Rectangles of tiles, at most `RUN` tiles where possible, with their number of tiles."""
-    across = min(columns, RUN)
-    down = max(1, RUN // across)
-    for row in range(0, rows, down):
-        for column in range(0, columns, across):
-            r, c = slice(row, min(rows, row + down)), slice(column, min(columns, column + across))
-            yield r, c, (r.stop - r.start) * (c.stop - c.start)
+def _spectra(x: Tensor, pad: int, reflect: bool) -> Iterator[tuple[slice, Tensor]]:
+    """Transformed input tiles of a map (H, W, C), some rows of tiles at once: the rows, and (36, tiles, C)."""
+    channels = x.shape[2]
+    rows, columns = _tiles(x, pad)
+    down = max(1, RUN // columns)
+    transform = _transforms()[0]
+    strip = x.new_zeros(4 * down + 2, 4 * columns + 2, channels)  # input rows of a run, with the border
+    line = strip.stride(0)
+    for first in range(0, rows, down):
+        r = slice(first, min(rows, first + down))
+        _fill(strip, x, 4 * first - pad, pad, reflect)
+        lines = strip.as_strided((r.stop - first, 6, line), (4 * line, line, 1))
+        half = torch.matmul(transform, lines)  # (tile rows, 6, columns and channels)
+        shape = (6, 6, r.stop - first, columns, channels)
+        taps = half.as_strided(shape, (line, channels, 6 * line, 4 * channels, 1)).reshape(6, 6, -1)
+        yield r, torch.matmul(transform, taps).view(36, -1, channels)
 
 
-def _gathered(full: Tensor, r: slice, c: slice) -> Tensor:
-    """Transformed input tiles of a run, shape (36, tiles, C)."""
-    line, step = full.stride(0), full.stride(1)
-    shape = (6, 6, r.stop - r.start, c.stop - c.start, full.shape[2])
-    tiles = full.as_strided(
-        shape, (line, step, 4 * line, 4 * step, 1), full.storage_offset() + 4 * (r.start * line + c.start * step)
-    )
-    return (_transforms()[0] @ tiles.reshape(36, -1)).view(36, -1, full.shape[2])
+def _fill(strip: Tensor, x: Tensor, top: int, pad: int, reflect: bool) -> None:
+    """Input rows from `top` on, which may be outside, with the columns' border."""
+    height, width, _ = x.shape
+    low, high = max(0, top), min(height, top + len(strip))
+    inner = strip[:, pad : pad + width]
+    inner[: low - top].zero_()
+    inner[low - top : high - top] = x[low:high]
+    inner[high - top :].zero_()
+    if not reflect:
+        return
+    for outside, source in ((-1, 1), (height, height - 2)):
+        if 0 <= outside - top < len(strip):
+            inner[outside - top] = x[source]
+    strip[:, 0], strip[:, width + 1] = strip[:, 2], strip[:, width - 1]
 
 
 def _correlate(
-    x: Tensor, spectrum: Tensor, bias: Tensor | None, pad: int, *, reflect: bool = False, relu: bool = False
+    x: Tensor,
+    spectrum: Tensor,
+    bias: Tensor | None,
+    pad: int,
+    *,
+    reflect: bool = False,
+    after: After | None = None,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """Map (H, W, C) with the kernels of `_spectrum`, shape (H + 2 pad - 2, W + 2 pad - 2, O)."""
-    full, out = _padded(x, pad, reflect), spectrum.shape[2]
-    rows, columns = (full.shape[0] - 2) // 4, (full.shape[1] - 2) // 4
-    y, back = x.new_empty(rows, 4, columns, 4, out), _transforms()[2]
-    for r, c, tiles in _runs(rows, columns):
-        products = torch.bmm(_gathered(full, r, c), spectrum).view(36, tiles * out)
-        part = back @ products if bias is None else torch.addmm(bias.repeat(tiles), back, products)
-        part = part.relu_() if relu else part
-        y[r, :, c] = part.view(4, 4, r.stop - r.start, c.stop - c.start, out).permute(2, 0, 3, 1, 4)
-    return y.view(4 * rows, 4 * columns, out)[: x.shape[0] + 2 * pad - 2, : x.shape[1] + 2 * pad - 2]
+    """Map (H, W, C) with the kernels of `_spectrum`, shape (4 rows, 4 columns, O) of tiles, written to `into`."""
+    rows, columns = _tiles(x, pad)
+    out, back = spectrum.shape[2], _transforms()[2]
+    y = x.new_empty(4 * rows, 4 * columns, out) if into is None else into
+    blocks = y.view(rows, 4, columns, 4, y.shape[2])
+    repeated = None if bias is None else bias.repeat(columns * max(1, RUN // columns))
+    for r, tiles in _spectra(x, pad, reflect):
+        products = torch.bmm(tiles, spectrum).view(36, -1)
+        part = back @ products if repeated is None else torch.addmm(repeated[: products.shape[1]], back, products)
+        part = part.view(4, 4, r.stop - r.start, columns, out)
+        blocks[r] = (part if after is None else after(part)).permute(2, 0, 3, 1, 4)
+    return y
 
 
-def _filtered(x: Tensor, weight: Tensor, bias: Tensor, reflect: bool, relu: bool) -> Tensor:
+def _filtered(x: Tensor, weight: Tensor, bias: Tensor, reflect: bool, after: After | None = None) -> Tensor:
     """The convolution of a batch (B, H, W, C), shape (B, H, W, O)."""
     spectra = [_spectrum(one) for one in weight]
-    parts = [
-        _correlate(one, spectra[i % len(spectra)], bias[i % len(bias)], 1, reflect=reflect, relu=relu)
-        for i, one in enumerate(x)
-    ]
-    return torch.stack(parts) if len(parts) > 1 else parts[0][None].contiguous()
+    rows, columns = _tiles(x[0], 1)
+    out = weight.shape[1] if after is None else after(x.new_zeros(1, weight.shape[1])).shape[1]
+    y = x.new_empty(len(x), 4 * rows, 4 * columns, out)
+    for i, one in enumerate(x):
+        kernels, start = spectra[i % len(spectra)], bias[i % len(bias)]
+        _correlate(one, kernels, start, 1, reflect=reflect, after=after, into=y[i])
+    return y[:, : x.shape[1], : x.shape[2]].contiguous()
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, reflect: bool) -> Tensor:
     """Gradient of one sample's kernels, shape (O, C, 3, 3), from its map (H, W, C) and that of the output."""
-    full, out, channels = _padded(x, 1, reflect), grad.shape[2], x.shape[2]
-    rows, columns = (full.shape[0] - 2) // 4, (full.shape[1] - 2) // 4
-    blocks = F.pad(grad, (0, 0, 0, 4 * columns - grad.shape[1], 0, 4 * rows - grad.shape[0]))
-    blocks = blocks.view(rows, 4, columns, 4, out)
+    out, channels = grad.shape[2], x.shape[2]
+    rows, columns = _tiles(x, 1)
+    short = 4 * rows - grad.shape[0], 4 * columns - grad.shape[1]
+    blocks = (F.pad(grad, (0, 0, 0, short[1], 0, short[0])) if any(short) else grad).view(rows, 4, columns, 4, out)
     total, back = x.new_zeros(36, channels, out), _transforms()[2]
-    for r, c, tiles in _runs(rows, columns):
-        products = back.T @ blocks[r, :, c].permute(1, 3, 0, 2, 4).reshape(16, -1)
-        total.baddbmm_(_gathered(full, r, c).transpose(1, 2), products.view(36, tiles, out))
+    for r, tiles in _spectra(x, 1, reflect):
+        products = back.T @ blocks[r].permute(1, 3, 0, 2, 4).reshape(16, -1)
+        total.baddbmm_(tiles.transpose(1, 2), products.view(36, -1, out))
     taps = _transforms()[1].T @ total.view(36, -1)
     return taps.view(3, 3, channels, out).permute(3, 2, 0, 1)
 
@@ -180,8 +200,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, reflect: bool) -> Tensor:
 def _input_gradient(spectrum: Tensor, grad: Tensor, reflect: bool) -> Tensor:
     """Gradient of one sample's map; what reached the reflected border is added where it came from."""
     if not reflect:
-        return _correlate(grad, spectrum, None, 1)
-    g = _correlate(grad, spectrum, None, 2)
+        return _correlate(grad, spectrum, None, 1)[: grad.shape[0], : grad.shape[1]]
+    g = _correlate(grad, spectrum, None, 2)[: grad.shape[0] + 2, : grad.shape[1] + 2]
     for one in (g.transpose(0, 1), g):
         one[2] += one[0]
         one[-3] += one[-1]
@@ -190,24 +210,24 @@ def _input_gradient(spectrum: Tensor, grad: Tensor, reflect: bool) -> Tensor:
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, reflect: bool, relu: bool) -> Tensor:
-        y = _filtered(x, weight, bias, reflect, relu)
-        ctx.save_for_backward(x, weight, y if relu else None)
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, reflect: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
         ctx.reflect, ctx.biases = reflect, len(bias)
-        return y
+        return _filtered(x, weight, bias, reflect)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        x, weight, y = ctx.saved_tensors
-        grad = grad.contiguous() if y is None else grad * (y > 0)
-        per_sample = len(weight) > 1 or len(x) == 1
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             turned = [_spectrum(one.flip(2, 3).transpose(0, 1)) for one in weight]
-            grad_x = torch.stack([_input_gradient(turned[i % len(turned)], g, ctx.reflect) for i, g in enumerate(grad)])
+            grad_x = torch.empty_like(x)
+            for i, g in enumerate(grad):
+                grad_x[i] = _input_gradient(turned[i % len(turned)], g, ctx.reflect)
         if ctx.needs_input_grad[1]:
             each = (_weight_gradient(one, g, ctx.reflect) for one, g in zip(x, grad, strict=True))
-            grad_weight = torch.stack(list(each)) if per_sample else sum(each)[None]
+            grad_weight = torch.stack(list(each)) if len(weight) == len(x) else sum(each)[None]
         grad_bias = grad.sum((1, 2))
-        return grad_x, grad_weight, grad_bias if ctx.biases == len(x) else grad_bias.sum(0, keepdim=True), None, None
+        return grad_x, grad_weight, grad_bias if ctx.biases == len(x) else grad_bias.sum(0, keepdim=True), None
