@@ -36,7 +36,7 @@ class DynamicLayer(nn.Module):
 
     def forward(self, x: Tensor, attention: Tensor | None = None, use: int = 0) -> Tensor:
         """Maps after the ReLU; `use` counts the applications of a shared block."""
-        return F.relu(self.norms[use % len(self.norms)](self.conv(x, attention)))
+        return F.relu_(self.norms[use % len(self.norms)](self.conv(x, attention)))
 
 
 class FusedLayer(nn.Module):
@@ -266,7 +266,7 @@ class DRAN(nn.Module):
                     return y, used
                 used.append(layer.attention(y) if attention is None else attention[len(used)].expand(len(y), -1))
                 y = layer(y, used[-1], d)
-            x = y + gate(x)
+            x = gate(x).add_(y)
         return x, used
 
     def _check(self, image: Tensor) -> None:

@@ -58,7 +58,7 @@ def conv3x3(
     Returns
     -------
     Tensor
-        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 on a CPU outside autocast, from 32
+        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 or float64 on a CPU outside autocast, from 32
         channels and 256 pixels on. Elsewhere the library's convolution is called. The results agree up to rounding, a
         few parts in a million of the largest output.
     """
@@ -68,7 +68,7 @@ def conv3x3(
     bias = x.new_zeros(1, weight.shape[1]) if bias is None else bias
     nhwc = x.permute(0, 2, 3, 1).contiguous()
     if after is None and torch.is_grad_enabled():
-        y = _Winograd.apply(nhwc, weight, bias, reflect)
+        y = _Differentiable.apply(nhwc, weight, bias, reflect)
     else:
         y = _filtered(nhwc, weight, bias, reflect, after)
     return y.permute(0, 3, 1, 2)
@@ -77,7 +77,8 @@ def conv3x3(
 def _worthwhile(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and min(weight.shape[1:3]) >= LEAST_CHANNELS
         and x.shape[2] * x.shape[3] >= LEAST_PIXELS
@@ -94,17 +95,16 @@ def _library(x: Tensor, weight: Tensor, bias: Tensor | None, reflect: bool) -> T
 
 
 @cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+def _transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Input along one axis (6, 6); kernel (36, 9) and output (16, 36) along both."""
-    input_, *both = (torch.from_numpy(one).float() for one in (INPUT, np.kron(KERNEL, KERNEL), np.kron(OUTPUT, OUTPUT)))
-    return input_, *both
+    return tuple(torch.tensor(one, dtype=dtype) for one in (INPUT, np.kron(KERNEL, KERNEL), np.kron(OUTPUT, OUTPUT)))
 
 
 def _spectrum(weight: Tensor) -> Tensor:
     """Kernels (O, C, 3, 3) in Winograd's domain, shape (36, C, O)."""
     out, channels = weight.shape[:2]
     taps = weight.permute(2, 3, 1, 0).reshape(9, channels * out)
-    return (_transforms()[1] @ taps).view(36, channels, out)
+    return (_transforms(weight.dtype)[1] @ taps).view(36, channels, out)
 
 
 def _tiles(x: Tensor, pad: int) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def _spectra(x: Tensor, pad: int, reflect: bool) -> Iterator[tuple[slice, Tensor
     channels = x.shape[2]
     rows, columns = _tiles(x, pad)
     down = max(1, RUN // columns)
-    transform = _transforms()[0]
+    transform = _transforms(x.dtype)[0]
     strip = x.new_zeros(4 * down + 2, 4 * columns + 2, channels)  # input rows of a run, with the border
     line = strip.stride(0)
     for first in range(0, rows, down):
@@ -159,7 +159,7 @@ def _correlate(
 ) -> Tensor:
     """Map (H, W, C) with the kernels of `_spectrum`, shape (4 rows, 4 columns, O) of tiles, written to `into`."""
     rows, columns = _tiles(x, pad)
-    out, back = spectrum.shape[2], _transforms()[2]
+    out, back = spectrum.shape[2], _transforms(x.dtype)[2]
     y = x.new_empty(4 * rows, 4 * columns, out) if into is None else into
     blocks = y.view(rows, 4, columns, 4, y.shape[2])
     repeated = None if bias is None else bias.repeat(columns * max(1, RUN // columns))
@@ -189,11 +189,11 @@ def _weight_gradient(x: Tensor, grad: Tensor, reflect: bool) -> Tensor:
     rows, columns = _tiles(x, 1)
     short = 4 * rows - grad.shape[0], 4 * columns - grad.shape[1]
     blocks = (F.pad(grad, (0, 0, 0, short[1], 0, short[0])) if any(short) else grad).view(rows, 4, columns, 4, out)
-    total, back = x.new_zeros(36, channels, out), _transforms()[2]
+    total, back = x.new_zeros(36, channels, out), _transforms(x.dtype)[2]
     for r, tiles in _spectra(x, 1, reflect):
         products = back.T @ blocks[r].permute(1, 3, 0, 2, 4).reshape(16, -1)
         total.baddbmm_(tiles.transpose(1, 2), products.view(36, -1, out))
-    taps = _transforms()[1].T @ total.view(36, -1)
+    taps = _transforms(x.dtype)[1].T @ total.view(36, -1)
     return taps.view(3, 3, channels, out).permute(3, 2, 0, 1)
 
 
@@ -208,12 +208,18 @@ def _input_gradient(spectrum: Tensor, grad: Tensor, reflect: bool) -> Tensor:
     return g[1:-1, 1:-1]
 
 
-class _Winograd(torch.autograd.Function):
+class _Differentiable(torch.autograd.Function):
+    """Forward by the library, backward by Winograd's form.
+
+    Rounding in a forward pass flips the ReLUs of inputs near zero, which moves gradients far more than the rounding of
+    a backward pass, and the library's channels-last form takes as long.
+    """
+
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, reflect: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.reflect, ctx.biases = reflect, len(bias)
-        return _filtered(x, weight, bias, reflect)
+        return _library(x.permute(0, 3, 1, 2), weight, bias, reflect).permute(0, 2, 3, 1)
 
     @staticmethod
     @once_differentiable

@@ -75,8 +75,6 @@ def test_bm3d_beats_non_local_means_on_a_real_slice(sigma):
     assert psnr(ours[None], clean[None])[0] > psnr(nlm[None], clean[None])[0] + 0.3
 
 
-
-
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
