@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrepro.dran.winograd import conv3x3
+from medrepro.dran.winograd import conv3x3, worthwhile
 
 COOLING = 3.0  # step by which the temperature falls
 
@@ -37,7 +37,7 @@ class DynamicConv2d(nn.Module):
         Hidden width of the attention as a share of `in_channels`, rounded down; K where there are 3 channels.
     form
         ``loop`` convolves sample by sample, ``grouped`` runs the batch as one convolution with a group for each sample;
-        ``auto`` takes `conv3x3` or the loop on a CPU, else the grouped form. The results agree up to rounding.
+        ``auto`` takes `conv3x3` where it is faster, else the grouped form. The results agree up to rounding.
 
     Shape
     -----
@@ -117,12 +117,10 @@ class DynamicConv2d(nn.Module):
         a = self.attention(x) if attention is None else attention
         weight = (a @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])  # (B, out, in / groups, k, k)
         bias = None if self.bias is None else a @ self.bias  # (B, out)
-        if self.form == "grouped" or (self.form == "auto" and not x.device.type == "cpu"):
-            return self._grouped(x, weight, bias)
         geometry = (weight.shape[-1], self.stride, self.padding, self.dilation, self.groups)
-        if self.form == "auto" and geometry == (3, 1, 1, 1, 1):
+        if self.form == "auto" and geometry == (3, 1, 1, 1, 1) and worthwhile(x, weight):
             return conv3x3(x, weight, bias)
-        return self._loop(x, weight, bias)
+        return self._loop(x, weight, bias) if self.form == "loop" else self._grouped(x, weight, bias)
 
     def _loop(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         biases = [None] * len(x) if bias is None else bias.unbind()

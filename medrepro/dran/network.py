@@ -258,7 +258,7 @@ class DRAN(nn.Module):
         """Features before the last convolution, or entering dynamic convolution `stop`, and the attentions used."""
         self._check(image)
         used: list[Tensor] = []
-        x = F.relu(self.head(image.contiguous(memory_format=torch.channels_last)))
+        x = F.relu(self.head(image.contiguous()))
         for d, gate in enumerate(self.gates):
             y = x
             for layer in self.blocks[d % len(self.blocks)]:

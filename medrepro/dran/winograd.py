@@ -30,7 +30,7 @@ KERNEL = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], 
 OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 RUN = 128  # tiles filtered at once: 36 x 128 x 64 floats are 1.2 MB
-LEAST_CHANNELS = 32  # below, or in smaller maps, the library's convolution is as fast
+LEAST_CHANNELS = 48  # below, or in smaller maps, the library's convolution is as fast
 LEAST_PIXELS = 256
 
 After = Callable[[Tensor], Tensor]
@@ -58,11 +58,11 @@ def conv3x3(
     Returns
     -------
     Tensor
-        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 or float64 on a CPU outside autocast, from 32
+        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 or float64 on a CPU outside autocast, from 48
         channels and 256 pixels on. Elsewhere the library's convolution is called. The results agree up to rounding, a
         few parts in a million of the largest output.
     """
-    if not _worthwhile(x, weight):
+    if not worthwhile(x, weight):
         y = _library(x, weight, bias, reflect)
         return y if after is None else after(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     bias = x.new_zeros(1, weight.shape[1]) if bias is None else bias
@@ -74,7 +74,8 @@ def conv3x3(
     return y.permute(0, 3, 1, 2)
 
 
-def _worthwhile(x: Tensor, weight: Tensor) -> bool:
+def worthwhile(x: Tensor, weight: Tensor) -> bool:
+    """Whether `conv3x3` takes Winograd's form for these maps and kernels (B or 1, O, C, 3, 3)."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype

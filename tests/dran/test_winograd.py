@@ -21,7 +21,7 @@ CASES = [  # batch, sets of kernels, height, width, reflected border
 def arguments(batch: int, sets: int, height: int, width: int, dtype: torch.dtype) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
-    given = draw(batch, 32, height, width), draw(sets, 48, 32, 3, 3) / 17, draw(sets, 48)
+    given = draw(batch, 48, height, width), draw(sets, 56, 48, 3, 3) / 21, draw(sets, 56)
     return [one.to(dtype).requires_grad_() for one in given]
 
 
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_those_of_the_library(case, dtype, tolerance):
 def test_gradients_by_finite_differences():
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
-    x, weight, bias = draw(1, 32, 16, 17), draw(1, 32, 32, 3, 3), draw(1, 32)
+    x, weight, bias = draw(1, 48, 16, 17), draw(1, 48, 48, 3, 3), draw(1, 48)
     along = [draw(*one.shape) for one in (x, weight, bias)]
     leaves = [one.clone().requires_grad_() for one in (x, weight, bias)]
     objective = lambda *given: conv3x3(*given, reflect=True).square().mean()
@@ -76,9 +76,9 @@ def test_transforms_are_winograds_identity():
 @pytest.mark.parametrize("size", [(8, 8), (18, 17)])  # the library's form, Winograd's
 def test_a_function_of_the_output_may_halve_its_channels(size):
     x, weight, bias = arguments(2, 2, *size, torch.float32)
-    found = conv3x3(x, weight, bias, after=lambda y: y[..., :24] * torch.relu(y[..., 24:]))
+    found = conv3x3(x, weight, bias, after=lambda y: y[..., :28] * torch.relu(y[..., 28:]))
     expected = library(x, weight, bias, False)
-    assert close(found, expected[:, :24] * torch.relu(expected[:, 24:]), 1e-4)
+    assert close(found, expected[:, :28] * torch.relu(expected[:, 28:]), 1e-4)
 
 
 @torch.no_grad()
