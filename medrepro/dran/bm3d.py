@@ -175,7 +175,7 @@ def haar(size: int) -> np.ndarray:
 
 
 def _filter(planes: np.ndarray, pilot: np.ndarray | None, stage: Stage, sigma: float) -> np.ndarray:
-    """One stage: match in the pilot, or in the noisy planes if there is none, filter every group, average the blocks."""
+    """One stage: match in the pilot, else in the noisy planes; filter every group; average the blocks."""
     guide = planes if pilot is None else pilot
     rows, columns, counts = match_blocks(guide[0], stage, penalty=2 * sigma**2 if pilot is None else 0.0)
     total, weights = np.zeros_like(planes, dtype=np.float64), np.zeros_like(planes, dtype=np.float64)

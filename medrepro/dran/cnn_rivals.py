@@ -80,7 +80,7 @@ class DnCNN(nn.Module):
 
 
 def dynamic_dncnn(**options) -> DnCNN:
-    """DnCNN of 17 layers with dynamic inner convolutions and tanh: DRAN without gates and blocks; 2,237,376 parameters."""
+    """DnCNN of 17 layers, dynamic inner convolutions, tanh: DRAN without gates and blocks; 2,237,376 parameters."""
     return DnCNN(**{"dynamic": True, "out_activation": "tanh", **options})
 
 

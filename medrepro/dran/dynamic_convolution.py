@@ -52,7 +52,7 @@ class DynamicConv2d(nn.Module):
 
     Notes
     -----
-    Kernels start Kaiming uniform, each on its own; the attention's two matrices Kaiming normal by fan-out. At T = 34 the
+    Kernels start Kaiming uniform, each on its own; the attention's matrices Kaiming normal by fan-out. At T = 34 the
     attention of a new layer is 1/K to within 0.01, so the layer starts as a plain convolution with the mean kernel.
     """
 

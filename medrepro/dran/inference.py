@@ -219,8 +219,8 @@ def _network_input(model: nn.Module, image: np.ndarray, value_range: tuple | Non
     channels, wanted = (1 if image.ndim == 2 else image.shape[2]), getattr(model, "in_channels", None)
     if wanted not in (None, channels):
         raise ValueError(
-            f"the image of shape {image.shape} has {channels} channel(s), the model takes {wanted}: use a model built with "
-            f"in_channels={channels}, or stack or average the channels"
+            f"the image of shape {image.shape} has {channels} channel(s), the model takes {wanted}: use a model "
+            f"built with in_channels={channels}, or stack or average the channels"
         )
     if image.dtype == np.uint8:
         low, high = (0, 255) if value_range is None else value_range

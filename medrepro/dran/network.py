@@ -132,8 +132,8 @@ class DRAN(nn.Module):
 
     Notes
     -----
-    The text leaves the number of layers, K and T open: 5, 4 and 34 are those of the code. With a fixed attention a pixel
-    sees `radius` pixels each way, 17 at the default; the attention itself sees the whole image.
+    The text leaves the number of layers, K and T open: 5, 4 and 34 are those of the code. With a fixed attention a
+    pixel sees `radius` pixels each way, 17 at the default; the attention itself sees the whole image.
 
     Examples
     --------

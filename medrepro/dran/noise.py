@@ -89,7 +89,7 @@ class Rician:
 
 @dataclass(frozen=True)
 class PoissonGaussian:
-    """Counting noise of `photons` at intensity 1, then Gaussian read-out noise: mean 0, variance c / photons + sigma^2."""
+    """Counting noise of `photons` at intensity 1, plus Gaussian noise: mean 0, variance c / photons + sigma^2."""
 
     photons: Parameter
     sigma: Parameter = 0.0
@@ -111,7 +111,7 @@ class PoissonGaussian:
 
 @dataclass(frozen=True)
 class Speckle:
-    """``clean * g``, g the mean of `looks` unit exponentials, as in ultrasound intensity: mean 0, deviation c / sqrt(looks)."""
+    """``clean * g``, g the mean of `looks` unit exponentials, as in ultrasound: mean 0, deviation c / sqrt(looks)."""
 
     looks: int = 1
 

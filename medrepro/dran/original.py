@@ -21,7 +21,7 @@ def load_original(model: DRAN, state: Mapping[str, Tensor], *, mask_first: bool 
     Parameters
     ----------
     model
-        Network with ``blocks="shared"`` and one set of batch norm, of the checkpoint's widths; its weights are replaced.
+        Network with ``blocks="shared"`` and one set of batch norm, of the checkpoint's widths; weights are replaced.
     state
         Tensors by name, one name ending a tensor as PyTorch gives it: ``weight``, ``bias``, ``running_mean``,
         ``running_var``, ``num_batches_tracked``. A prefix such as ``module.`` does no harm.
@@ -31,8 +31,8 @@ def load_original(model: DRAN, state: Mapping[str, Tensor], *, mask_first: bool 
     Raises
     ------
     ValueError
-        `model` has independent or per-use blocks, which the checkpoint does not describe; a module is missing, left over
-        or misshapen; a tensor is not finite. Then nothing is copied.
+        `model` has independent or per-use blocks, which the checkpoint does not describe; a module is missing, left
+        over or misshapen; a tensor is not finite. Then nothing is copied.
 
     Notes
     -----
@@ -42,8 +42,8 @@ def load_original(model: DRAN, state: Mapping[str, Tensor], *, mask_first: bool 
     """
     if model.block_kind != "shared" or model.bn != "shared":
         raise ValueError(
-            f"the authors' checkpoint has one acting block, this network has blocks={model.block_kind!r}, bn={model.bn!r}: "
-            "build it with preset 'authors_code'; the two other blocks of the checkpoint were never trained"
+            f"the authors' checkpoint has one acting block, this network has blocks={model.block_kind!r}, "
+            f"bn={model.bn!r}: build it with preset 'authors_code'; the two other blocks of the checkpoint were never trained"
         )
     given = _by_role(state, model)
     targets = _targets(model)

@@ -67,7 +67,7 @@ def ssim(denoised: Images, clean: Images, *, window: str = "uniform", clip: bool
 
 
 def offset(denoised: Images, clean: Images) -> np.ndarray:
-    """Mean of ``denoised - clean`` of every image in grey levels of 255, not clipped: what is left of the noise's mean."""
+    """Mean of ``denoised - clean`` of every image in grey levels of 255, not clipped: the rest of the noise's mean."""
     a, b = _pair(denoised, clean, False)
     return 255 * (a - b).reshape(len(a), -1).mean(1)
 

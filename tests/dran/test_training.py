@@ -30,7 +30,7 @@ def ellipses(count: int, size: int, seed: int) -> Tensor:
 
 
 def train(net: DRAN, draw, steps: int, seed: int = 0) -> list[float]:
-    """Adam, one cycle of the rate, L1 of the noise in [-1, 1] units, crops of 32, batches of 8; the loss of every step."""
+    """Adam, one cycle of the rate, L1 of the noise in [-1, 1] units, crops of 32, batches of 8; every step's loss."""
     generator = torch.Generator().manual_seed(seed)
     images = ellipses(200, 64, seed)
     optimiser = torch.optim.Adam(net.train().parameters(), 1e-3, betas=(0.5, 0.99))
