@@ -43,7 +43,7 @@ def load_original(model: DRAN, state: Mapping[str, Tensor], *, mask_first: bool 
     if model.block_kind != "shared" or model.bn != "shared":
         raise ValueError(
             f"the authors' checkpoint has one acting block, this network has blocks={model.block_kind!r}, "
-            f"bn={model.bn!r}: build it with preset 'authors_code'; the two other blocks of the checkpoint were never trained"
+            f"bn={model.bn!r}: build it with preset 'authors_code'; its two other blocks were never trained"
         )
     given = _by_role(state, model)
     targets = _targets(model)

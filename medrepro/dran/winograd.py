@@ -58,9 +58,9 @@ def conv3x3(
     Returns
     -------
     Tensor
-        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 or float64 on a CPU outside autocast, from
-        48 channels and 256 pixels on. Elsewhere the library's convolution is called. The results agree up to rounding, a
-        few parts in a million of the largest output.
+        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 or float64 on a CPU outside
+        autocast, from 48 channels and 256 pixels on. Elsewhere the library's convolution is called. The results agree
+        up to rounding, a few parts in a million of the largest output.
     """
     if not worthwhile(x, weight):
         y = _library(x, weight, bias, reflect)
