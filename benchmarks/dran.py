@@ -1,19 +1,17 @@
 """DRAN against its plain form: one grouped convolution a batch, two convolutions a gate, batch norm as its own pass.
 
-Each function returns three callables: the plain form, ours, and one that gives the largest difference of their outputs
-(for training, of the losses and gradients). The plain form is also the readable reference of the tests.
+The plain form is also the readable reference of the tests.
 """
 
 import copy
-from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.measure import Pair, Row
 from medrepro.dran.network import DRAN
-
-Case = tuple[Callable[[], object], Callable[[], object], Callable[[], float]]
 
 SIZES = ((1, 128), (1, 256), (2, 48), (4, 64), (8, 64))  # batch, side
 
@@ -100,20 +98,20 @@ def network(preset: str = "authors_code", **options) -> DRAN:
     return net.eval()
 
 
-def inference(batch: int = 1, side: int = 128, *, preset: str = "authors_code") -> Case:
+def inference(batch: int = 1, side: int = 128, *, preset: str = "authors_code") -> Pair:
     """Forward pass in eval mode, the plain form against `DRAN.fuse`."""
     net = network(preset)
     plain, fused = PlainDRAN(net).eval(), net.fuse()
     image = torch.rand(batch, 3, side, side) * 2 - 1
 
-    def run(model: nn.Module) -> Tensor:
+    def run(model: nn.Module) -> list[Tensor]:
         with torch.inference_mode():
-            return model(image)
+            return [model(image)]
 
-    return lambda: run(plain), lambda: run(fused), lambda: float((run(plain) - run(fused)).abs().max())
+    return Pair(lambda: run(plain), lambda: run(fused))
 
 
-def training_step(batch: int = 8, side: int = 64, *, preset: str = "authors_code") -> Case:
+def training_step(batch: int = 8, side: int = 64, *, preset: str = "authors_code") -> Pair:
     """Forward, L1, backward, Adam.
 
     Compared are the loss and, by relative norm, every gradient, in double precision: in single precision rounding flips
@@ -130,10 +128,10 @@ def training_step(batch: int = 8, side: int = 64, *, preset: str = "authors_code
         loss.backward()
         return loss
 
-    def step(model: nn.Module) -> float:
+    def step(model: nn.Module) -> list[Tensor]:
         loss = backward(model)
         optimisers[id(model)].step()
-        return float(loss.detach())
+        return [loss.detach()]
 
     def difference() -> float:
         ours = copy.deepcopy(net).double()
@@ -148,7 +146,7 @@ def training_step(batch: int = 8, side: int = 64, *, preset: str = "authors_code
         ]
         return float(max(abs(losses[0] - losses[1]), *gaps))
 
-    return lambda: step(plain), lambda: step(net), difference
+    return Pair(lambda: step(plain), lambda: step(net), difference=difference)
 
 
 def _plain_name(name: str) -> str:
@@ -157,3 +155,14 @@ def _plain_name(name: str) -> str:
         return name
     _, block, layer, part, *rest = name.split(".")
     return ".".join(["convs" if part == "conv" else "norms", block, layer, *(rest if part == "conv" else rest[1:])])
+
+
+INFERENCE = "one grouped convolution a batch, separate passes, over fuse(); eval mode"
+ROWS = [
+    Row("dran/inference 1x128x128", partial(inference, 1, 128), 1.5, INFERENCE, threads=1),
+    Row("dran/training step", training_step, 1.2, "as above; forward, L1, backward, Adam; 8 x 64 x 64", threads=1),
+    *(
+        Row(f"dran/inference {batch}x{side}x{side}", partial(inference, batch, side), None, INFERENCE, threads=1)
+        for batch, side in SIZES[1:]
+    ),
+]
