@@ -4,6 +4,7 @@ One box side, differentiable twice: `box_mass`. Several sides at once, for the s
 `NestedBoxes`, where the boxes of sides 2, 4, 8, ... come from one another by additions.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -141,10 +142,11 @@ class NestedBoxes:
         self.masses_size = rows + frame - largest + 1, columns + frame - largest + 1
         self.padded = like.new_zeros(planes, rows + frame, columns + frame)
         # around the shares of the widest box there is room for the others: the transpose has its padding mirrored
-        self.spreading = like.new_zeros(planes, rows + largest - 1, columns + largest - 1)
+        self.spread_shape = planes, rows + largest - 1, columns + largest - 1
+        self.spreading: Tensor | None = None
         self.doubling = all(side & (side - 1) == 0 for side in sides)
         self.first = [(largest - 1) // 2 - (side - 1) // 2 for side in sides]  # where the box around pixel 0 begins
-        self.half, self.passing = (like.new_empty(self.spreading.numel()) for _ in range(2))
+        self.half, self.passing = (like.new_empty(math.prod(self.spread_shape)) for _ in range(2))
         self.kept = [like.new_empty(self.padded.numel()) for _ in sides] if self.doubling else []
 
     def block(self, n: int) -> Tensor:
@@ -177,6 +179,8 @@ class NestedBoxes:
         if not self.doubling:
             self._spread_one_by_one(upstream, masses, factors, out)
             return
+        if self.spreading is None:
+            self.spreading = upstream.new_zeros(self.spread_shape)
         sums, span = self.spreading[:n], self.sides[-1]
         torch.div(upstream, masses[-1], out=_window(sums, places[-1], *self.masses_size)).mul_(factors[-1])
         for place, mass, side, factor in list(zip(places, masses, self.sides, factors, strict=True))[-2::-1]:

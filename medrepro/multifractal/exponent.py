@@ -19,11 +19,11 @@ from medrepro.multifractal.boxes import PAD_MODE, NestedBoxes, Padding, pad_for_
 from medrepro.multifractal.boxes import box_mass as box_mass
 from medrepro.multifractal.maps import (
     at_least_float32,
-    blocks_of_planes,
-    by_block,
     expect_maps,
+    fits_in_a_block,
     one_of,
     planes_in_a_block,
+    split,
     without_autocast,
 )
 
@@ -82,44 +82,60 @@ def rescale(x: Tensor, *, over: Rescaling = "batch", low: float = 1.0, high: flo
         return _Rescale.apply(x, over, low, high)
 
 
-class _Extremes(NamedTuple):
-    """Least and most entry of every plane's group, shape (B, C) each: of a channel over the batch, or of the plane itself."""
+def _planes(x: Tensor) -> Tensor:
+    return x.reshape(-1, *x.shape[-2:]).contiguous()
 
-    least: Tensor
-    most: Tensor
 
-    @classmethod
-    def of(cls, x: Tensor, over: Rescaling) -> "_Extremes":
-        planes = [block.flatten(1) for block in blocks_of_planes(x)]
-        least = torch.cat([block.amin(1) for block in planes]).view(x.shape[:2])
-        most = torch.cat([block.amax(1) for block in planes]).view(x.shape[:2])
-        if over == "batch":
-            least, most = least.amin(0).expand_as(least), most.amax(0).expand_as(most)
-        return cls(least, most)
+class _Extremes:
+    """Least and most entry of the group of every plane: of a channel over the batch, or of the plane itself.
 
-    def span(self) -> Tensor:
-        return (self.most - self.least).clamp(1e-7, 1e9)
+    Parameters
+    ----------
+    planes
+        Maps, shape (B C, H, W).
+    channels
+        C where extremes are those of a channel over the batch; else not given.
+    ends
+        Both extremes of every plane's group, shape (2, B C), if they are known.
+    """
 
-    def clipped(self) -> Tensor:
-        """Where no gradient reaches the span."""
-        span = self.most - self.least
-        return (span < 1e-7) | (span > 1e9)
+    def __init__(self, planes: Tensor, channels: int | None, ends: Tensor | None = None) -> None:
+        self.planes, self.channels, self.count = planes, channels, planes_in_a_block(planes)
+        self.ends = self._found() if ends is None else ends
+        self.least = self.ends[0]
+        self.span = (self.ends[1] - self.least).clamp_(1e-7, 1e9)
 
-    def add_gradient(self, x: Tensor, to_x: Tensor, over: Rescaling, to_least: Tensor, to_most: Tensor) -> None:
-        """Add to `to_x` the gradients of both extremes, planes' parts (B, C), shared equally by tied entries."""
-        flags = torch.empty_like(blocks_of_planes(x)[0])
-        ties = []
-        for block, *ends in zip(blocks_of_planes(x), *by_block(x, *self), strict=True):
-            at = [torch.eq(block, end, out=flags[: len(block)]).sum((1, 2)) for end in ends]
-            ties.append(torch.stack(at))
-        sums = torch.stack([to_least, to_most]), torch.cat(ties, 1).view(2, *x.shape[:2])
-        if over == "batch":
-            sums = [part.sum(1, keepdim=True).expand_as(part) for part in sums]
-        shares = sums[0] / sums[1]
-        blocks = blocks_of_planes(x), blocks_of_planes(to_x)
-        for block, out, least, most, a, b in zip(*blocks, *by_block(x, *self, *shares), strict=True):
-            for end, share in ((least, a), (most, b)):
-                out.addcmul_(torch.eq(block, end, out=flags[: len(block)]), share)
+    def _found(self) -> Tensor:
+        blocks = [block.flatten(1) for block in split(self.planes, self.count)]
+        ends = [torch.stack([block.amin(1), block.amax(1)]) for block in blocks]
+        ends = ends[0] if len(ends) == 1 else torch.cat(ends, 1)
+        if self.channels is None:
+            return ends
+        grouped = ends.view(2, -1, self.channels)
+        of_channels = torch.stack([grouped[0].amin(0), grouped[1].amax(0)])
+        return of_channels[:, None].expand_as(grouped).reshape(ends.shape)
+
+    def no_gradient_to_span(self) -> Tensor:
+        """Where the span was clipped."""
+        return self.ends[1] - self.least != self.span
+
+    def add_gradient(self, to_planes: Tensor, to_ends: Tensor) -> None:
+        """Add the gradients of both extremes, planes' parts (2, B C), shared equally by tied entries."""
+        blocks = split(self.planes, self.count)
+        room = blocks[0].new_empty(2, *blocks[0].shape)
+        flagged = lambda block, ends: torch.eq(block, ends.t()[:, :, None, None], out=room[:, : len(block)])
+        ties = [flagged(*part).sum((2, 3)) for part in zip(blocks, split(self.ends.t(), self.count), strict=True)]
+        ties = ties[0] if len(ties) == 1 else torch.cat(ties, 1)
+        if self.channels is None:
+            shares = to_ends / ties
+        else:
+            to_ends, ties = (part.view(2, -1, self.channels).sum(1) for part in (to_ends, ties))
+            shares = (to_ends / ties)[:, None].expand(2, len(self.planes) // self.channels, -1).reshape(2, -1)
+        parts = [split(part, self.count) for part in (to_planes, self.ends.t(), shares.t())]
+        for block, out, ends, share in zip(blocks, *parts, strict=True):
+            flags = room if len(blocks) == 1 else flagged(block, ends)
+            flags.mul_(share.t()[:, :, None, None])
+            out.add_(flags[0]).add_(flags[1])
 
 
 class _Rescale(torch.autograd.Function):
@@ -127,32 +143,32 @@ class _Rescale(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, over: Rescaling, low: float, high: float) -> Tensor:
-        ends = _Extremes.of(x, over)
-        ctx.save_for_backward(x, *ends)
-        ctx.over, ctx.width = over, high - low
-        scaled = torch.empty_like(x, memory_format=torch.contiguous_format)
-        of_planes = by_block(x, ends.least, (high - low) / ends.span())
-        for block, out, m, f in zip(blocks_of_planes(x), blocks_of_planes(scaled), *of_planes, strict=True):
-            torch.sub(block, m, out=out).mul_(f).add_(low)
-        return scaled
+        planes, ctx.channels = _planes(x), x.shape[1] if over == "batch" else None
+        extremes = _Extremes(planes, ctx.channels)
+        ctx.save_for_backward(planes, extremes.ends)
+        ctx.width = high - low
+        scaled = torch.empty_like(planes)
+        of_planes = (extremes.least, ctx.width / extremes.span)
+        parts = [split(part, extremes.count) for part in (planes, scaled, *of_planes)]
+        for block, out, m, f in zip(*parts, strict=True):
+            torch.sub(block, m[:, None, None], out=out).mul_(f[:, None, None]).add_(low)
+        return scaled.view(x.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        x, *ends = ctx.saved_tensors
-        ends = _Extremes(*ends)
-        factor = ctx.width / ends.span()
-        to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        blocks = blocks_of_planes(x), blocks_of_planes(grad), blocks_of_planes(to_x)
-        totals, moments = [], []
-        for block, upstream, out, m, f in zip(*blocks, *by_block(x, ends.least, factor), strict=True):
-            torch.sub(block, m, out=out).mul_(upstream)
+        planes, ends = ctx.saved_tensors
+        extremes = _Extremes(planes, ctx.channels, ends)
+        factor = ctx.width / extremes.span
+        to_planes, totals, moments = torch.empty_like(planes), [], []
+        parts = [split(part, extremes.count) for part in (planes, _planes(grad), to_planes, extremes.least, factor)]
+        for block, upstream, out, m, f in zip(*parts, strict=True):
+            torch.sub(block, m[:, None, None], out=out).mul_(upstream)
             moments.append(out.sum((1, 2)))
-            totals.append(torch.mul(upstream, f, out=out).sum((1, 2)))
-        total, moment = (torch.cat(parts).view(x.shape[:2]) for parts in (totals, moments))
-        moment = (moment * factor / ends.span()).masked_fill(ends.clipped(), 0)
-        ends.add_gradient(x, to_x, ctx.over, moment - total, -moment)
-        return to_x, None, None, None
+            totals.append(torch.mul(upstream, f[:, None, None], out=out).sum((1, 2)))
+        moment = (torch.cat(moments) * factor / extremes.span).masked_fill(extremes.no_gradient_to_span(), 0)
+        extremes.add_gradient(to_planes, torch.stack([moment - torch.cat(totals), -moment]))
+        return to_planes.view(grad.shape), None, None, None
 
 
 # -- step 2: a slope -----------------------------------------------------------------------------------------------
@@ -324,7 +340,7 @@ def local_exponent(
         c, sides = _coefficients(scales, slope, weights, measure)
         if padding != "zero":
             measure = pad_for_box(measure, scales[-1], padding=padding)
-        return _ExponentMap.apply(measure, c, _Slope(sides, framed=padding == "zero", eps=eps, over="none"))
+        return _ExponentMap.apply(measure, c, _Slope(sides, framed=padding == "zero", eps=eps))
 
 
 def _coefficients(
@@ -344,7 +360,8 @@ class _Slope(NamedTuple):
     sides: tuple[int, ...]  # with a coefficient other than 0; the largest scale is always among them
     framed: bool  # zeros outside the map; otherwise it has been padded
     eps: float  # added to a mass
-    over: Rescaling  # the map is rescaled first, unless ``none``
+    over: Rescaling = "none"  # the map is rescaled first, unless ``none``
+    channels: int | None = None  # C, if it is rescaled over the batch
 
 
 class _Exponents:
@@ -358,74 +375,91 @@ class _Exponents:
     span, which takes no product. Masses are then at least that of one entry, and eps would change nothing.
     """
 
-    def __init__(self, x: Tensor, c: Tensor, how: _Slope, ends: _Extremes | None) -> None:
-        self.x, self.how, self.ends = x, how, ends
+    def __init__(self, planes: Tensor, c: Tensor, how: _Slope, ends: Tensor | None = None) -> None:
+        self.planes, self.how = planes, how
+        self.extremes = None if how.over == "none" else _Extremes(planes, how.channels, ends)
         self.c = c.tolist()
         self.d = [sum(self.c[j + 1 :]) for j in range(len(self.c) - 1)]
-        self.count = planes_in_a_block(x)
-        self.boxes = NestedBoxes(x, self.count, *x.shape[-2:], how.sides, framed=how.framed)
+        self.count = planes_in_a_block(planes)
+        self.boxes = NestedBoxes(planes, self.count, *planes.shape[-2:], how.sides, framed=how.framed)
         self.size = self.boxes.masses_size
-        self.spare = x.new_empty(self.count, *self.size) if len(self.d) > 1 else None
+        self.made: list[Tensor] | None = None
+
+    @property
+    def small(self) -> bool:
+        """Whether the masses of all planes fit into one block, and may wait for the backward pass."""
+        return fits_in_a_block(self.planes)
 
     def blocks(self, *others: Tensor) -> Iterator[tuple[list[Tensor], tuple[Tensor, ...]]]:
-        """Masses of block after block, with the same blocks of the other maps."""
-        parts = [blocks_of_planes(other, self.count) for other in others]
-        shifts = () if self.ends is None else by_block(self.x, self.ends.least, self.ends.span() * (LOW / (HIGH - LOW)))
-        for number, block in enumerate(blocks_of_planes(self.x, self.count)):
+        """Masses of block after block, with the same blocks of other tensors."""
+        parts = [split(part, self.count) for part in (self.planes, *others)]
+        if self.made is not None:
+            yield self.made, others
+            return
+        eps, offset = self.how.eps, None
+        if self.extremes is not None:
+            eps, offset = 0.0, self.extremes.span * (LOW / (HIGH - LOW))
+            parts += [split(part, self.count) for part in (self.extremes.least, offset)]
+        for block, *rest in zip(*parts, strict=True):
             measure = self.boxes.block(len(block))
-            if shifts:
-                torch.sub(block, shifts[0][number], out=measure).add_(shifts[1][number])
-            else:
+            if offset is None:
                 measure.copy_(block)
-            eps = 0.0 if shifts else self.how.eps
-            yield self.boxes.masses(len(block), eps), tuple(part[number] for part in parts)
+            else:
+                more, least = rest.pop(), rest.pop()
+                torch.sub(block, least[:, None, None], out=measure).add_(more[:, None, None])
+            masses = self.boxes.masses(len(block), eps)
+            if self.small:
+                self.made = masses
+            yield masses, tuple(rest)
 
     def alpha(self, masses: list[Tensor], out: Tensor) -> Tensor:
         """Exponents of a block, into `out`."""
         torch.div(masses[1], masses[0], out=out).log2_().mul_(self.d[0])
         for d, (smaller, larger) in zip(self.d[1:], pairwise(masses[1:])):
-            out.add_(torch.div(larger, smaller, out=self.spare[: len(out)]).log2_(), alpha=d)
+            out.add_(torch.div(larger, smaller).log2_(), alpha=d)
         return out
 
     def to_c(self, masses: list[Tensor], upstream: Tensor) -> Tensor:
         """Gradient of the coefficients, shape (J,), up to a constant along which their sum would move."""
         logs = (torch.div(larger, smaller).log2_() for smaller, larger in pairwise(masses))
-        along = torch.stack([(log * upstream).sum() for log in logs])
+        along = torch.stack([log.mul_(upstream).sum() for log in logs])
         return F.pad(along.cumsum(0), (1, 0))
 
     def gradient(
         self, upstream: Callable[..., Tensor], others: Sequence[Tensor], *, to_c: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Gradients of the map and of the coefficients, from the gradient `upstream` makes of masses and other blocks."""
-        to_x = torch.empty_like(self.x, memory_format=torch.contiguous_format)
+        """Gradients of planes and coefficients, from the gradient `upstream` makes of masses and blocks of `others`."""
+        to_planes = torch.empty_like(self.planes)
         factors = [c / math.log(2) for c in self.c]
         totals, coefficients = [], []
-        for masses, (out, *parts) in self.blocks(to_x, *others):
+        for masses, (out, *parts) in self.blocks(to_planes, *others):
             given = upstream(masses, *parts)
             if to_c:
                 coefficients.append(self.to_c(masses, given))
             self.boxes.spread(given, masses, factors, out)
-            if self.ends is not None:
+            if self.extremes is not None:
                 totals.append(out.sum((1, 2)))
-        if self.ends is not None:
-            total = torch.cat(totals).view(self.x.shape[:2])
-            stretch = (total * (LOW / (HIGH - LOW))).masked_fill(self.ends.clipped(), 0)
-            self.ends.add_gradient(self.x, to_x, self.how.over, -total - stretch, stretch)
-        return to_x, sum(coefficients) if to_c else None
+        if self.extremes is not None:
+            total = torch.cat(totals)
+            stretch = (total * (LOW / (HIGH - LOW))).masked_fill_(self.extremes.no_gradient_to_span(), 0)
+            self.extremes.add_gradient(to_planes, torch.stack([-total - stretch, stretch]))
+        return to_planes, sum(coefficients) if to_c else None
 
 
 def _exponents(ctx, x: Tensor, c: Tensor, how: _Slope) -> _Exponents:
-    """Exponents of a map, with what their backward pass needs put aside: the map, two numbers a plane, and no more."""
-    ends = None if how.over == "none" else _Extremes.of(x, how.over)
-    ctx.save_for_backward(x, c, *(ends or ()))
-    ctx.how = how
-    return _Exponents(x, c, how, ends)
+    """Exponents of a map, with what their backward pass needs put aside: of large maps the map, two numbers a plane."""
+    exponents = _Exponents(_planes(x), c, how)
+    ends = None if exponents.extremes is None else exponents.extremes.ends
+    ctx.save_for_backward(exponents.planes, c, ends)
+    ctx.how, ctx.shape = how, x.shape
+    ctx.exponents = exponents if exponents.small else None
+    return exponents
 
 
 def _again(ctx) -> _Exponents:
-    """The same exponents in the backward pass: to make masses anew is cheaper than to store and to read them."""
-    x, c, *ends = ctx.saved_tensors
-    return _Exponents(x, c, ctx.how, _Extremes(*ends) if ends else None)
+    """The same exponents in the backward pass: to make masses anew is cheaper than to store and to read large ones."""
+    planes, c, ends = ctx.saved_tensors
+    return ctx.exponents or _Exponents(planes, c, ctx.how, ends)
 
 
 class _ExponentMap(torch.autograd.Function):
@@ -434,16 +468,17 @@ class _ExponentMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, c: Tensor, how: _Slope) -> Tensor:
         exponents = _exponents(ctx, x, c, how)
-        alpha = x.new_empty(*x.shape[:-2], *exponents.size)
+        alpha = x.new_empty(len(exponents.planes), *exponents.size)
         for masses, (out,) in exponents.blocks(alpha):
             exponents.alpha(masses, out)
-        return alpha
+        return alpha.view(*x.shape[:-2], *exponents.size)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        to_x, to_c = _again(ctx).gradient(lambda masses, given: given, [grad], to_c=ctx.needs_input_grad[1])
-        return to_x, to_c, None
+        same = lambda masses, upstream: upstream
+        to_planes, to_c = _again(ctx).gradient(same, [_planes(grad)], to_c=ctx.needs_input_grad[1])
+        return to_planes.view(ctx.shape), to_c, None
 
 
 class _PooledExponent(torch.autograd.Function):
@@ -454,32 +489,32 @@ class _PooledExponent(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         exponents = _exponents(ctx, x, c, how)
         alpha, means, variances = x.new_empty(exponents.count, *exponents.size), [], []
-        for masses, (block,) in exponents.blocks(x):
+        for masses, (block,) in exponents.blocks(exponents.planes):
             out = exponents.alpha(masses, alpha[: len(block)])
             means.append(out.mean((1, 2)))
             if with_variance:
                 norm = torch.linalg.vector_norm(out.sub_(means[-1][:, None, None]), dim=(1, 2))
-                variances.append(norm.square().div_(out[0].numel()))
-        ctx.mean = torch.cat(means).view(x.shape[:2])
-        return ctx.mean.clone(), torch.cat(variances).view(x.shape[:2]) if with_variance else None
+                variances.append(norm.square_().div_(out[0].numel()))
+        ctx.mean = torch.cat(means)
+        variance = torch.cat(variances).view(x.shape[:2]) if with_variance else None
+        return ctx.mean.clone().view(x.shape[:2]), variance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, to_mean: Tensor | None, to_variance: Tensor | None) -> tuple[Tensor, Tensor | None, None, None]:
         exponents = _again(ctx)
         pixels = exponents.size[0] * exponents.size[1]
-        once = torch.zeros_like(ctx.mean) if to_mean is None else to_mean / pixels
+        once = torch.zeros_like(ctx.mean) if to_mean is None else to_mean.flatten() / pixels
         if to_variance is None:
             upstream, of_planes = lambda masses, once: once, [once]
         else:
-            twice = to_variance * (2 / pixels)
+            twice = to_variance.flatten() * (2 / pixels)
             alpha = once.new_empty(exponents.count, *exponents.size)
             upstream = lambda masses, once, twice: exponents.alpha(masses, alpha[: len(once)]).mul_(twice).add_(once)
             of_planes = [once - twice * ctx.mean, twice]
-        to_x, to_c = exponents.gradient(
-            upstream, [part[..., None, None] for part in of_planes], to_c=ctx.needs_input_grad[1]
-        )
-        return to_x, to_c, None, None
+        of_planes = [part[:, None, None] for part in of_planes]
+        to_planes, to_c = exponents.gradient(upstream, of_planes, to_c=ctx.needs_input_grad[1])
+        return to_planes.view(ctx.shape), to_c, None, None
 
 
 def literal_exponent(
@@ -593,7 +628,8 @@ class Exponent(nn.Module):
             x, over = pad_for_box(rescale(x, over=over), self.scales[-1], padding=self.padding), "none"
         weights = None if self.slope_weights is None else torch.sigmoid(self.slope_weights).to(x.dtype)
         c, sides = _coefficients(self.scales, self.slope, weights, x)
-        return x, c, _Slope(sides, framed=self.padding == "zero", eps=self.eps, over=over)
+        channels = x.shape[1] if over == "batch" else None
+        return x, c, _Slope(sides, framed=self.padding == "zero", eps=self.eps, over=over, channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Alpha, shape (B, C, H, W)."""

@@ -35,16 +35,22 @@ def expect_maps(x: Tensor, channels: int | None = None) -> None:
 
 
 def planes_in_a_block(x: Tensor) -> int:
-    """How many whole planes of (B, C, H, W) are worked on at a time: what a CPU's cache holds; all on an accelerator."""
+    """How many planes (H, W) of maps (..., H, W) are worked on at a time: what a CPU's cache holds; all on an accelerator."""
     everything = x.shape[:-2].numel()
     return min(everything, max(1, BLOCK // x.shape[-2:].numel())) if x.device.type == "cpu" else everything
 
 
+def fits_in_a_block(x: Tensor) -> bool:
+    """Whether maps are so small that what is made of them may stay in memory."""
+    return x.numel() <= BLOCK
+
+
 def blocks_of_planes(x: Tensor, count: int | None = None) -> tuple[Tensor, ...]:
-    """Blocks (n, H, W) of `count` whole planes of (B, C, H, W); of `planes_in_a_block` if no number is given."""
-    return x.reshape(-1, *x.shape[-2:]).split(count or planes_in_a_block(x))
+    """Blocks (n, H, W) of `count` whole planes of (..., H, W); of `planes_in_a_block` if no number is given."""
+    planes = x.reshape(-1, *x.shape[-2:])
+    return split(planes, count or planes_in_a_block(x))
 
 
-def by_block(x: Tensor, *per_plane: Tensor) -> list[tuple[Tensor, ...]]:
-    """Numbers (B, C), one per plane of `x`, in the blocks of `x` and in a shape (n, 1, 1) that fits them."""
-    return [values.reshape(-1, 1, 1).split(planes_in_a_block(x)) for values in per_plane]
+def split(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Parts of `count` along the first axis."""
+    return (x,) if count >= len(x) else x.split(count)

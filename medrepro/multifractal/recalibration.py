@@ -30,6 +30,7 @@ from medrepro.multifractal.exponent import (
     update_running,
     without_autocast,
 )
+from medrepro.multifractal.level_sets import Levels, response
 from medrepro.multifractal.level_table import POINTS, grid_of, interpolate, soft_counts
 
 Preset = Literal["paper", "authors_code", "corrected"]
@@ -525,10 +526,10 @@ class Multi(nn.Module):
         distance = (alpha[..., None] - self.centres.view(sets)) ** 2
         return torch.softmax(-self.precisions().view(sets) * distance, -1)
 
-    def response(self, p: Tensor, counts: Tensor | None = None, total: int = 0) -> Tensor:
-        """H~ of memberships (..., Q), shape (...), entries in [1/2, 1); `counts`, of sum `total`: how often rows occur."""
+    def response(self, p: Tensor) -> Tensor:
+        """H~ of memberships (..., Q), shape (...), entries in [1/2, 1)."""
         if self.phi_kind == "bn":
-            levels = self._standardised(p, counts, total)
+            levels = self._standardised(p)
             summed = F.relu(levels).sum(-1) if self.relu == "per_q" else F.relu(levels.sum(-1))
         else:
             weight, bias = self.phi.weight[0].to(p.dtype), self.phi.bias.to(p.dtype)
@@ -538,18 +539,29 @@ class Multi(nn.Module):
                 summed = F.relu(p @ weight + bias)
         return torch.sigmoid(summed)
 
-    def _standardised(self, p: Tensor, counts: Tensor | None, total: int) -> Tensor:
-        """Batch norm over everything but q, with its own arithmetic so that rows may be counted instead of repeated."""
+    def _standardised(self, p: Tensor) -> Tensor:
+        """Batch norm over everything but q."""
         mean, variance = self.phi.running_mean, self.phi.running_var
         if self.training:
-            if counts is None:
-                total = p[..., 0].numel()
-                variance, mean = torch.var_mean(p.flatten(0, -2), 0, correction=0)
-            else:
-                mean = counts @ p / total
-                variance = counts @ (p - mean) ** 2 / total
-            update_running(self.phi, mean, variance, total)
+            variance, mean = torch.var_mean(p.flatten(0, -2), 0, correction=0)
+            update_running(self.phi, mean, variance, p[..., 0].numel())
         return (p - mean) * torch.rsqrt(variance + self.phi.eps) * self.phi.weight + self.phi.bias
+
+    def _exact(self, alpha: Tensor, counts: Tensor | None = None, total: int | None = None) -> Tensor:
+        """H~ of exponents, or of a grid of them that occur `counts` times, without an axis of level sets in memory."""
+        total = total or alpha.numel()
+        if self.phi_kind == "linear":
+            scale, shift, eps = self.phi.weight[0], (self.phi.bias / self.num_levels).expand(self.num_levels), None
+        elif self.training:
+            scale, shift, eps = self.phi.weight, self.phi.bias, self.phi.eps
+        else:
+            scale = self.phi.weight * torch.rsqrt(self.phi.running_var + self.phi.eps)
+            shift, eps, counts = self.phi.bias - self.phi.running_mean * scale, None, None
+        levels = Levels(self.centres[0], self.precisions()[0], scale, shift)
+        h, mean, variance = response(alpha, levels, per_q=self.relu == "per_q", eps=eps, counts=counts, total=total)
+        if eps is not None:
+            update_running(self.phi, mean, variance, total)
+        return h
 
     def _from_table(self, alpha: Tensor) -> Tensor:
         low, step = grid_of(alpha, bounds=self._bounds(), points=POINTS)
@@ -557,8 +569,7 @@ class Multi(nn.Module):
         counts = None
         if self.phi_kind == "bn" and self.training:
             counts = soft_counts(alpha, low, step, points=POINTS)
-        table = self.response(self.memberships(grid.view(1, 1, 1, -1))[0, 0, 0], counts, alpha.numel())
-        return interpolate(alpha, table, low, step)
+        return interpolate(alpha, self._exact(grid, counts, alpha.numel()), low, step)
 
     def _bounds(self) -> tuple[float, float] | None:
         """Range of alpha where it is known beforehand: the 2-box lies inside the 8-box, and masses in [1, 256]."""
@@ -574,9 +585,9 @@ class Multi(nn.Module):
         expect_maps(x, self.channels)
         with without_autocast(x):
             alpha = self.exponent(x)
-            if self.form == "table" and alpha.numel() > self.table_from:
-                return self._from_table(alpha)
-            return self.response(self.memberships(alpha))
+            if self.form == "literal":
+                return self.response(self.memberships(alpha))
+            return self._from_table(alpha) if alpha.numel() > self.table_from else self._exact(alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrated maps, shape and dtype of `x`."""
