@@ -38,10 +38,10 @@ def grid_of(alpha: Tensor, *, bounds: tuple[float, float] | None = None, points:
 
 
 def _places(alpha: Tensor, low: Tensor, step: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Grid point to the left of every value, and how far the value lies beyond it in steps."""
-    beyond = (alpha - low).div_(step)
-    left = beyond.long().clamp_(0, points - 2)
-    return left, beyond.sub_(left)
+    """Grid point to the left of every value of a block, flat, and how far the value lies beyond it in steps."""
+    beyond = (alpha - low).div_(step).flatten()
+    left = beyond.floor().clamp_(0, points - 2)
+    return left.int(), beyond.sub_(left)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -52,7 +52,7 @@ class _Interpolate(torch.autograd.Function):
         heights, rises = table.to(alpha.dtype), table.diff().to(alpha.dtype)
         for block, out in zip(blocks_of_planes(alpha), blocks_of_planes(values), strict=True):
             left, beyond = _places(block, low, step, len(table))
-            torch.addcmul(heights[left], rises[left], beyond, out=out)
+            torch.mul(rises.index_select(0, left), beyond, out=out.view(-1)).add_(heights.index_select(0, left))
         return values
 
     @staticmethod
@@ -61,23 +61,22 @@ class _Interpolate(torch.autograd.Function):
         alpha, table, low, step = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha, memory_format=torch.contiguous_format)
         to_table = torch.zeros_like(table)
-        slopes = table.diff().to(alpha.dtype) / step
+        slopes = (table.diff() / step).to(alpha.dtype)
         parts = (blocks_of_planes(part) for part in (alpha, grad, to_alpha))
         for block, upstream, out in zip(*parts, strict=True):
             left, beyond = _places(block, low, step, len(table))
-            torch.mul(slopes[left], upstream, out=out)
-            _spread(to_table, left, beyond, upstream)
+            upstream = upstream.reshape(-1)
+            torch.mul(slopes.index_select(0, left), upstream, out=out.view(-1))
+            _spread(to_table, left, upstream, beyond.mul_(upstream))
         return to_alpha, to_table, None, None
 
 
-def _spread(counts: Tensor, left: Tensor, beyond: Tensor, weight: Tensor | None) -> None:
-    """Add to `counts` the weight of every value, shared between the two grid points around it."""
-    left = left.flatten()
-    right_share = (beyond if weight is None else beyond * weight).flatten()
-    everything = torch.bincount(left, None if weight is None else weight.flatten(), len(counts)).to(counts.dtype)
-    to_right = torch.bincount(left, right_share, len(counts)).to(counts.dtype)
-    counts += everything - to_right
-    counts[1:] += to_right[:-1]
+def _spread(counts: Tensor, left: Tensor, weight: Tensor, to_right: Tensor) -> None:
+    """Add the weight of every value to `counts`, `to_right` of it to the grid point to its right, the rest to its left."""
+    left = left.long()
+    sums = [part.new_zeros(len(counts)).scatter_add_(0, left, part).to(counts.dtype) for part in (weight, to_right)]
+    counts += sums[0] - sums[1]
+    counts[1:] += sums[1][:-1]
 
 
 class _SoftCounts(torch.autograd.Function):
@@ -86,7 +85,8 @@ class _SoftCounts(torch.autograd.Function):
         ctx.save_for_backward(alpha, low, step)
         counts = torch.zeros(points, dtype=torch.float64, device=alpha.device)
         for block in blocks_of_planes(alpha):
-            _spread(counts, *_places(block, low, step, points), None)
+            left, beyond = _places(block, low, step, points)
+            _spread(counts, left, torch.ones_like(beyond), beyond)
         return counts
 
     @staticmethod
@@ -94,9 +94,9 @@ class _SoftCounts(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         alpha, low, step = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha, memory_format=torch.contiguous_format)
-        slopes = grad.diff().to(alpha.dtype) / step
+        slopes = (grad.diff() / step).to(alpha.dtype)
         for block, out in zip(blocks_of_planes(alpha), blocks_of_planes(to_alpha), strict=True):
-            out.copy_(slopes[_places(block, low, step, len(grad))[0]])
+            out.view(-1).copy_(slopes.index_select(0, _places(block, low, step, len(grad))[0]))
         return to_alpha, None, None, None
 
 

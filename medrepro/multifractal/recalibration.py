@@ -578,7 +578,7 @@ class Multi(nn.Module):
         return (0.0, 6.0) if plain and exponent.minmax != "none" else None
 
     #: Smallest number of entries of a map for which the table pays; smaller maps take the exact form.
-    table_from = 2 * POINTS
+    table_from = 4 * POINTS
 
     def level_map(self, x: Tensor) -> Tensor:
         """H~ of feature maps, shape (B, C, H, W)."""
