@@ -9,7 +9,7 @@ follow the authors' code (github.com/miguelmartins/multifractal-recalibration, c
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,248 +26,12 @@ from medrepro.multifractal.maps import (
     split,
     without_autocast,
 )
-
-Slope = Literal["ols", "weighted", "wls"]
-Rescaling = Literal["batch", "sample", "none"]
+from medrepro.multifractal.measure import HIGH, LOW, Extremes, Rescaling, planes_of, rescale
+from medrepro.multifractal.slopes import Slope, checked_scales, ols_slope, slope_coefficients
 
 SCALES = (2, 4, 8)
 EPS = 1e-7  # added to a mass before the logarithm, as the authors' code
-LOW, HIGH = 1.0, 256.0  # range of a rescaled measure
 BN_EPS, BN_MOMENTUM = 1e-3, 0.01  # batch norm as in the authors' framework, where it is written as momentum .99
-
-
-# -- step 1: a positive measure ------------------------------------------------------------------------------------
-
-
-def rescale(x: Tensor, *, over: Rescaling = "batch", low: float = 1.0, high: float = 256.0) -> Tensor:
-    r"""Stretch each channel to [low, high], so that it can serve as a positive measure.
-
-    .. math:: \hat x = low + (high - low)\,\frac{x - \min x}{\mathrm{clip}(\max x - \min x,\ 10^{-7},\ 10^9)}
-
-    Parameters
-    ----------
-    x
-        Feature maps, shape (B, C, H, W), any sign.
-    over
-        Extremes per channel over the whole ``batch`` (the authors' code: an image's result depends on its batch mates),
-        over each ``sample`` alone, or ``none``: `x` is returned as it is.
-    low, high
-        Ends of the new range. With 1 and 256 the mass of every box is at least 1.
-
-    Returns
-    -------
-    Tensor
-        Shape of `x`; float32 if `x` is of half precision, else its dtype. A constant channel becomes `low`.
-
-    Raises
-    ------
-    ValueError
-        `x` is not a batch of maps; `over` is unknown.
-
-    Notes
-    -----
-    Tied extremes share the gradient equally. On a constant channel the slope is (high - low) / 1e-7: finite but huge.
-
-    Examples
-    --------
-    >>> rescale(torch.tensor([[[[-1.0, 0.0], [0.0, 4.0]]]])).tolist()
-    [[[[1.0, 52.0], [52.0, 256.0]]]]
-    """
-    one_of("over", over, ("batch", "sample", "none"))
-    expect_maps(x)
-    with without_autocast(x):
-        x = at_least_float32(x)
-        if over == "none":
-            return x
-        return _Rescale.apply(x, over, low, high)
-
-
-def _planes(x: Tensor) -> Tensor:
-    return x.reshape(-1, *x.shape[-2:]).contiguous()
-
-
-class _Extremes:
-    """Least and most entry of the group of every plane: of a channel over the batch, or of the plane itself.
-
-    Parameters
-    ----------
-    planes
-        Maps, shape (B C, H, W).
-    channels
-        C where extremes are those of a channel over the batch; else not given.
-    ends
-        Both extremes of every plane's group, shape (2, B C), if they are known.
-    """
-
-    def __init__(self, planes: Tensor, channels: int | None, ends: Tensor | None = None) -> None:
-        self.planes, self.channels, self.count = planes, channels, planes_in_a_block(planes)
-        self.ends = self._found() if ends is None else ends
-        self.least = self.ends[0]
-        self.span = (self.ends[1] - self.least).clamp_(1e-7, 1e9)
-
-    def _found(self) -> Tensor:
-        blocks = [block.flatten(1) for block in split(self.planes, self.count)]
-        ends = [torch.stack([block.amin(1), block.amax(1)]) for block in blocks]
-        ends = ends[0] if len(ends) == 1 else torch.cat(ends, 1)
-        if self.channels is None:
-            return ends
-        grouped = ends.view(2, -1, self.channels)
-        of_channels = torch.stack([grouped[0].amin(0), grouped[1].amax(0)])
-        return of_channels[:, None].expand_as(grouped).reshape(ends.shape)
-
-    def no_gradient_to_span(self) -> Tensor:
-        """Where the span was clipped."""
-        return self.ends[1] - self.least != self.span
-
-    def add_gradient(self, to_planes: Tensor, to_ends: Tensor) -> None:
-        """Add the gradients of both extremes, planes' parts (2, B C), shared equally by tied entries."""
-        blocks = split(self.planes, self.count)
-        room = blocks[0].new_empty(2, *blocks[0].shape)
-        flagged = lambda block, ends: torch.eq(block, ends.t()[:, :, None, None], out=room[:, : len(block)])
-        ties = [flagged(*part).sum((2, 3)) for part in zip(blocks, split(self.ends.t(), self.count), strict=True)]
-        ties = ties[0] if len(ties) == 1 else torch.cat(ties, 1)
-        if self.channels is None:
-            shares = to_ends / ties
-        else:
-            to_ends, ties = (part.view(2, -1, self.channels).sum(1) for part in (to_ends, ties))
-            shares = (to_ends / ties)[:, None].expand(2, len(self.planes) // self.channels, -1).reshape(2, -1)
-        parts = [split(part, self.count) for part in (to_planes, self.ends.t(), shares.t())]
-        for block, out, ends, share in zip(blocks, *parts, strict=True):
-            flags = room if len(blocks) == 1 else flagged(block, ends)
-            flags.mul_(share.t()[:, :, None, None])
-            out.add_(flags[0]).add_(flags[1])
-
-
-class _Rescale(torch.autograd.Function):
-    """Rescaling of planes, block by block; the extremes receive their gradient from two sums over the group."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, over: Rescaling, low: float, high: float) -> Tensor:
-        planes, ctx.channels = _planes(x), x.shape[1] if over == "batch" else None
-        extremes = _Extremes(planes, ctx.channels)
-        ctx.save_for_backward(planes, extremes.ends)
-        ctx.width = high - low
-        scaled = torch.empty_like(planes)
-        of_planes = (extremes.least, ctx.width / extremes.span)
-        parts = [split(part, extremes.count) for part in (planes, scaled, *of_planes)]
-        for block, out, m, f in zip(*parts, strict=True):
-            torch.sub(block, m[:, None, None], out=out).mul_(f[:, None, None]).add_(low)
-        return scaled.view(x.shape)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        planes, ends = ctx.saved_tensors
-        extremes = _Extremes(planes, ctx.channels, ends)
-        factor = ctx.width / extremes.span
-        to_planes, totals, moments = torch.empty_like(planes), [], []
-        parts = [split(part, extremes.count) for part in (planes, _planes(grad), to_planes, extremes.least, factor)]
-        for block, upstream, out, m, f in zip(*parts, strict=True):
-            torch.sub(block, m[:, None, None], out=out).mul_(upstream)
-            moments.append(out.sum((1, 2)))
-            totals.append(torch.mul(upstream, f[:, None, None], out=out).sum((1, 2)))
-        moment = (torch.cat(moments) * factor / extremes.span).masked_fill(extremes.no_gradient_to_span(), 0)
-        extremes.add_gradient(to_planes, torch.stack([moment - torch.cat(totals), -moment]))
-        return to_planes.view(grad.shape), None, None, None
-
-
-# -- step 2: a slope -----------------------------------------------------------------------------------------------
-
-
-def ols_slope(
-    log_mass: Tensor, log_size: Tensor, *, weights: Tensor | None = None, means: Literal["plain", "weighted"] = "plain"
-) -> Tensor:
-    r"""Least-squares slope of log mass against log size, along the last axis.
-
-    .. math:: \alpha = \frac{\sum_j r_j (y_j - \bar y)(t_j - \bar t)}{\sum_j r_j (t_j - \bar t)^2}
-
-    Parameters
-    ----------
-    log_mass
-        y, shape (..., J).
-    log_size
-        t, shape (J,), in the same base as `log_mass`; not all equal.
-    weights
-        r, shape (J,), positive; all ones (ordinary least squares) if not given.
-    means
-        With ``plain`` means the weighted slope is the one of the authors' code; ``weighted`` means (of both y and t)
-        make it weighted least squares as in textbooks. Both are exact on a power law.
-
-    Returns
-    -------
-    Tensor
-        Slope, shape (...).
-
-    Examples
-    --------
-    >>> t = torch.log(torch.tensor([2.0, 4.0, 8.0]))
-    >>> round(ols_slope(1.5 * t + 0.3, t).item(), 4)
-    1.5
-    """
-    one_of("means", means, ("plain", "weighted"))
-    r = torch.ones_like(log_size) if weights is None else weights
-    share = r / r.sum() if means == "weighted" else torch.full_like(log_size, 1 / len(log_size))
-    t = log_size - (share * log_size).sum()
-    y = log_mass - (share * log_mass).sum(-1, keepdim=True)
-    return (r * y * t).sum(-1) / (r * t * t).sum()
-
-
-def slope_coefficients(
-    scales: Sequence[int],
-    *,
-    slope: Slope = "ols",
-    weights: Tensor | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | None = None,
-) -> Tensor:
-    r"""Coefficients c with alpha = sum_j c_j log2(mass_j): every slope of `ols_slope` is linear in the log masses.
-
-    Parameters
-    ----------
-    scales
-        Box sides in pixels, ascending, at least two.
-    slope
-        ``ols``; ``weighted`` (plain means, the authors' code); ``wls`` (weighted means).
-    weights
-        r, shape (J,), positive; needed by the last two.
-    dtype, device
-        Of the result, where there are no weights to take them from.
-
-    Returns
-    -------
-    Tensor
-        c, shape (J,); its sum is 0 and its product with log2 of the scales is 1.
-
-    Examples
-    --------
-    >>> slope_coefficients((2, 4, 8)).tolist(), slope_coefficients((2, 4, 8, 16)).tolist()
-    ([-0.5, 0.0, 0.5], [-0.3, -0.1, 0.1, 0.3])
-    """
-    one_of("slope", slope, ("ols", "weighted", "wls"))
-    scales = _checked_scales(scales)
-    if slope == "ols":
-        t = torch.log2(torch.tensor(scales, dtype=torch.float64))
-        t = t - t.mean()
-        return (t / (t * t).sum()).to(dtype=dtype, device=device)
-    if weights is None or weights.shape != (len(scales),):
-        given = "none" if weights is None else f"shape {tuple(weights.shape)}"
-        raise ValueError(f"slope={slope!r} needs one weight for each of the {len(scales)} scales, got {given}")
-    t = torch.log2(torch.tensor(scales, dtype=weights.dtype, device=weights.device))
-    if slope == "weighted":
-        rt = weights * (t - t.mean())
-        return (rt - rt.mean()) / (rt * (t - t.mean())).sum()
-    t = t - (weights * t).sum() / weights.sum()
-    return weights * t / (weights * t * t).sum()
-
-
-def _checked_scales(scales: Sequence[int]) -> tuple[int, ...]:
-    scales = tuple(int(side) for side in scales)
-    if len(scales) < 2 or scales[0] < 1 or any(a >= b for a, b in pairwise(scales)):
-        raise ValueError(f"scales are at least two ascending box sides in pixels, got {scales}")
-    return scales
-
-
-# -- the exponent --------------------------------------------------------------------------------------------------
 
 
 def local_exponent(
@@ -330,7 +94,7 @@ def local_exponent(
     2.0
     """
     expect_maps(measure)
-    scales = _checked_scales(scales)
+    scales = checked_scales(scales)
     with without_autocast(measure):
         measure = at_least_float32(measure)
         if check and not (torch.isfinite(measure).all() and (measure >= 0).all()):
@@ -377,7 +141,7 @@ class _Exponents:
 
     def __init__(self, planes: Tensor, c: Tensor, how: _Slope, ends: Tensor | None = None) -> None:
         self.planes, self.how = planes, how
-        self.extremes = None if how.over == "none" else _Extremes(planes, how.channels, ends)
+        self.extremes = None if how.over == "none" else Extremes(planes, how.channels, ends)
         self.c = c.tolist()
         self.d = [sum(self.c[j + 1 :]) for j in range(len(self.c) - 1)]
         self.count = planes_in_a_block(planes)
@@ -448,7 +212,7 @@ class _Exponents:
 
 def _exponents(ctx, x: Tensor, c: Tensor, how: _Slope) -> _Exponents:
     """Exponents of a map, with what their backward pass needs put aside: of large maps the map, two numbers a plane."""
-    exponents = _Exponents(_planes(x), c, how)
+    exponents = _Exponents(planes_of(x), c, how)
     ends = None if exponents.extremes is None else exponents.extremes.ends
     ctx.save_for_backward(exponents.planes, c, ends)
     ctx.how, ctx.shape = how, x.shape
@@ -477,7 +241,7 @@ class _ExponentMap(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         same = lambda masses, upstream: upstream
-        to_planes, to_c = _again(ctx).gradient(same, [_planes(grad)], to_c=ctx.needs_input_grad[1])
+        to_planes, to_c = _again(ctx).gradient(same, [planes_of(grad)], to_c=ctx.needs_input_grad[1])
         return to_planes.view(ctx.shape), to_c, None
 
 
@@ -541,7 +305,7 @@ def literal_exponent(
     with without_autocast(measure):
         measure = at_least_float32(measure)
         log_masses = []
-        for side in _checked_scales(scales):
+        for side in checked_scales(scales):
             ones = measure.new_ones(channels, 1, side, side)
             mass = F.conv2d(pad_for_box(measure, side, padding=padding), ones, groups=channels)
             log_masses.append(torch.log(mass + eps))
@@ -604,7 +368,7 @@ class Exponent(nn.Module):
         if batch_norm and channels is None:
             raise ValueError("Exponent with batch_norm=True needs the number of channels")
         self.channels = channels
-        self.scales = _checked_scales(scales)
+        self.scales = checked_scales(scales)
         self.slope = one_of("slope", slope, ("ols", "weighted", "wls"))
         self.minmax = one_of("minmax", minmax, ("batch", "sample", "none"))
         self.padding = one_of("padding", padding, tuple(PAD_MODE))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 17  # memberships of a block on a CPU: the few maps of them in use fit in the cache
+BLOCK = 1 << 18  # memberships of a block on a CPU: the few maps of them in use fit in the cache
 KEPT = 1 << 20  # memberships that may wait for the backward pass; of larger maps they are made again
 
 
@@ -34,8 +34,8 @@ class _Memberships:
         levels = len(centres)
         count = BLOCK // levels if alpha.device.type == "cpu" else len(alpha)
         self.count = max(1, min(count, len(alpha)))
-        self.rooms = [alpha.new_empty(levels, self.count) for _ in range(3)]
         self.kept: list[Tensor] | None = [] if len(alpha) * levels <= KEPT else None
+        self.rooms = [alpha.new_empty(levels, self.count) for _ in range(3 if self.kept is None else 2)]
 
     def blocks(self, *vectors: Tensor) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         """Memberships of a block, with the same block of exponents and of other vectors."""
@@ -46,9 +46,11 @@ class _Memberships:
             if made:
                 yield self.kept[number], (alpha, *parts)
                 continue
-            p = self.of(alpha, self.room(2, len(alpha)))
+            p = self.of(
+                alpha, self.room(2, len(alpha)) if self.kept is None else torch.empty_like(self.room(0, len(alpha)))
+            )
             if self.kept is not None:
-                self.kept.append(p.clone())
+                self.kept.append(p)
             yield p, (alpha, *parts)
 
     def of(self, alpha: Tensor, p: Tensor) -> Tensor:
@@ -69,9 +71,12 @@ def _moments(levels: _Memberships, counts: Tensor | None, total: int) -> tuple[T
         if pilot is None:
             pilot = p.mean(1)  # near the mean: nothing is lost where the variance is small
         apart = torch.sub(p, pilot[:, None], out=levels.room(0, p.shape[1]))
-        weighted = torch.mul(apart, weights[0], out=levels.room(1, p.shape[1])) if weights else apart
-        first = first + weighted.sum(1).double()
-        second = second + (weighted * apart).sum(1).double()
+        if weights:
+            weighted = torch.mul(apart, weights[0], out=levels.room(1, p.shape[1]))
+            sums = weighted.sum(1), weighted.mul_(apart).sum(1)
+        else:
+            sums = apart.sum(1), torch.linalg.vector_norm(apart, dim=1).square_()
+        first, second = first + sums[0].double(), second + sums[1].double()
     first, second = first / total, second / total
     return (first + pilot).to(pilot.dtype), (second - first * first).clamp_min(0).to(pilot.dtype)
 

@@ -5,13 +5,12 @@ function of one number. It is computed by ordinary differentiable code on a grid
 interpolation; the gradient of the grid is a weighted count of the map's. Neither time nor memory depends on Q.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from medrepro.multifractal.maps import blocks_of_planes
+
 POINTS = 16384
-BLOCK = 1 << 18  # entries that are worked on at a time on a CPU: their few maps fit in the cache
 
 
 def grid_of(alpha: Tensor, *, bounds: tuple[float, float] | None = None, points: int = POINTS) -> tuple[Tensor, Tensor]:
@@ -38,21 +37,11 @@ def grid_of(alpha: Tensor, *, bounds: tuple[float, float] | None = None, points:
         return low, (high - low).clamp_min(1e-3) / (points - 1)
 
 
-class _Places:
-    """Grid point to the left of every value, and how far the value lies beyond it in steps, block after block."""
-
-    def __init__(self, alpha: Tensor, low: Tensor, step: Tensor, points: int) -> None:
-        self.flat = alpha.reshape(-1)
-        self.low, self.scale, self.last = float(low), float(1 / step), points - 2
-        self.size = min(BLOCK, max(1, len(self.flat))) if alpha.device.type == "cpu" else max(1, len(self.flat))
-        self.room = torch.empty_like(self.flat[: self.size])
-
-    def blocks(self, *others: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, ...]]]:
-        """Left grid points, shares of a step beyond them, and the same block of other maps."""
-        for block, *parts in zip(*(each.reshape(-1).split(self.size) for each in (self.flat, *others)), strict=True):
-            beyond = torch.sub(block, self.low, out=self.room[: len(block)]).mul_(self.scale)
-            left = beyond.long().clamp_(0, self.last)
-            yield left, beyond.sub_(left), tuple(parts)
+def _places(alpha: Tensor, low: Tensor, step: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """Grid point to the left of every value of a block, flat, and how far the value lies beyond it in steps."""
+    beyond = (alpha - low).div_(step).flatten()
+    left = beyond.floor().clamp_(0, points - 2)
+    return left.int(), beyond.sub_(left)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -61,9 +50,9 @@ class _Interpolate(torch.autograd.Function):
         ctx.save_for_backward(alpha, table, low, step)
         values = torch.empty_like(alpha, memory_format=torch.contiguous_format)
         heights, rises = table.to(alpha.dtype), table.diff().to(alpha.dtype)
-        for left, beyond, (out,) in _Places(alpha, low, step, len(table)).blocks(values):
-            torch.index_select(heights, 0, left, out=out)
-            out.addcmul_(rises.index_select(0, left), beyond)
+        for block, out in zip(blocks_of_planes(alpha), blocks_of_planes(values), strict=True):
+            left, beyond = _places(block, low, step, len(table))
+            torch.mul(rises.index_select(0, left), beyond, out=out.view(-1)).add_(heights.index_select(0, left))
         return values
 
     @staticmethod
@@ -71,34 +60,34 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         alpha, table, low, step = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha, memory_format=torch.contiguous_format)
-        counts = torch.zeros(2, len(table), dtype=table.dtype, device=table.device)
+        to_table = torch.zeros_like(table)
         slopes = (table.diff() / step).to(alpha.dtype)
-        for left, beyond, (upstream, out) in _Places(alpha, low, step, len(table)).blocks(grad, to_alpha):
-            torch.mul(slopes.index_select(0, left), upstream, out=out)
-            part = torch.zeros(2, len(table), dtype=alpha.dtype, device=alpha.device)
-            part[0].scatter_add_(0, left, upstream)
-            part[1].scatter_add_(0, left, beyond.mul_(upstream))
-            counts += part
-        return to_alpha, _shared(counts), None, None
+        parts = (blocks_of_planes(part) for part in (alpha, grad, to_alpha))
+        for block, upstream, out in zip(*parts, strict=True):
+            left, beyond = _places(block, low, step, len(table))
+            upstream = upstream.reshape(-1)
+            torch.mul(slopes.index_select(0, left), upstream, out=out.view(-1))
+            _spread(to_table, left, upstream, beyond.mul_(upstream))
+        return to_alpha, to_table, None, None
 
 
-def _shared(counts: Tensor) -> Tensor:
-    """Weights of the grid points, from those of the intervals: all of it, and the part that goes to the right end."""
-    everything, to_right = counts
-    weights = everything - to_right
-    weights[1:] += to_right[:-1]
-    return weights
+def _spread(counts: Tensor, left: Tensor, weight: Tensor, to_right: Tensor) -> None:
+    """Add the weight of every value to `counts`, `to_right` of it to the grid point to its right, the rest to its left."""
+    left = left.long()
+    sums = [part.new_zeros(len(counts)).scatter_add_(0, left, part).to(counts.dtype) for part in (weight, to_right)]
+    counts += sums[0] - sums[1]
+    counts[1:] += sums[1][:-1]
 
 
 class _SoftCounts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, alpha: Tensor, low: Tensor, step: Tensor, points: int) -> Tensor:
         ctx.save_for_backward(alpha, low, step)
-        counts = torch.zeros(2, points, dtype=torch.float64, device=alpha.device)
-        for left, beyond, _ in _Places(alpha, low, step, points).blocks():
-            counts[0] += torch.bincount(left, None, points)
-            counts[1] += torch.bincount(left, beyond, points)
-        return _shared(counts)
+        counts = torch.zeros(points, dtype=torch.float64, device=alpha.device)
+        for block in blocks_of_planes(alpha):
+            left, beyond = _places(block, low, step, points)
+            _spread(counts, left, torch.ones_like(beyond), beyond)
+        return counts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -106,8 +95,8 @@ class _SoftCounts(torch.autograd.Function):
         alpha, low, step = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha, memory_format=torch.contiguous_format)
         slopes = (grad.diff() / step).to(alpha.dtype)
-        for left, _, (out,) in _Places(alpha, low, step, len(grad)).blocks(to_alpha):
-            torch.index_select(slopes, 0, left, out=out)
+        for block, out in zip(blocks_of_planes(alpha), blocks_of_planes(to_alpha), strict=True):
+            out.view(-1).copy_(slopes.index_select(0, _places(block, low, step, len(grad))[0]))
         return to_alpha, None, None, None
 
 

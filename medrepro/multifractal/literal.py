@@ -6,8 +6,11 @@ exponents; for Multi a last axis of Q level sets. The layers of `recalibration` 
 
 from torch import Tensor, nn
 
-from medrepro.multifractal.exponent import Rescaling, literal_exponent
-from medrepro.multifractal.recalibration import Mono, Multi, combined
+from medrepro.multifractal.exponent import literal_exponent
+from medrepro.multifractal.measure import Rescaling
+from medrepro.multifractal.multi import Multi
+from medrepro.multifractal.presets import combined
+from medrepro.multifractal.recalibration import Mono
 from medrepro.multifractal.segmenter import UNet
 
 

@@ -59,7 +59,7 @@ class KerasAdam(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            (beta_1, beta_2), lr, eps = group["betas"], group["lr"], group["eps"]
+            by_age: dict[int, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -69,9 +69,19 @@ class KerasAdam(torch.optim.Optimizer):
                     state["mean"] = torch.zeros_like(parameter)
                     state["square"] = torch.zeros_like(parameter)
                 state["step"] += 1
-                t, mean, square = state["step"], state["mean"], state["square"]
-                mean.lerp_(parameter.grad, 1 - beta_1)
-                square.mul_(beta_2).addcmul_(parameter.grad, parameter.grad, value=1 - beta_2)
-                rate = lr * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t)
-                parameter.addcdiv_(mean, square.sqrt().add_(eps), value=-rate)
+                by_age.setdefault(state["step"], []).append(parameter)
+            for t, parameters in by_age.items():
+                self._update(parameters, t, group)
         return loss
+
+    def _update(self, parameters: list[Tensor], t: int, group: dict[str, Any]) -> None:
+        """One update of parameters in their step t, all tensors in one call."""
+        (beta_1, beta_2), gradients = group["betas"], [parameter.grad for parameter in parameters]
+        means, squares = ([self.state[parameter][key] for parameter in parameters] for key in ("mean", "square"))
+        torch._foreach_lerp_(means, gradients, 1 - beta_1)
+        torch._foreach_mul_(squares, beta_2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta_2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_add_(roots, group["eps"])
+        rate = group["lr"] * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t)
+        torch._foreach_addcdiv_(parameters, means, roots, -rate)

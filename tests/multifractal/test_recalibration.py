@@ -464,7 +464,7 @@ def test_table_equals_the_literal_form(switches, training, monkeypatch):
     kinked = training and (switches.get("phi") == "bn" or switches.get("preset") == "authors_code")
     compare_forms(switches, training, value=1e-4 if kinked else 1e-7, gradient=math.inf if kinked else 1e-3)
     if kinked:
-        monkeypatch.setattr("medrepro.multifractal.recalibration.POINTS", 1 << 18)
+        monkeypatch.setattr("medrepro.multifractal.multi.POINTS", 1 << 18)
         compare_forms(switches, training, value=1e-8, gradient=1e-4)
 
 
