@@ -5,11 +5,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from benchmarks import multifractal
+from benchmarks import dran, multifractal
 from benchmarks.measure import Result, Row, measure
 from medrepro import paths
 
-ROWS: list[Row] = [*multifractal.ROWS]
+ROWS: list[Row] = [*multifractal.ROWS, *dran.ROWS]
 
 
 def chosen(only: str) -> list[Row]:

@@ -77,7 +77,15 @@ class Page:
     # -- showing ---------------------------------------------------------------------------------------------------
 
     def figure(
-        self, figure: Any, *, name: str, caption: str, alt: str, table: pd.DataFrame, source: str = "live"
+        self,
+        figure: Any,
+        *,
+        name: str,
+        caption: str,
+        alt: str,
+        table: pd.DataFrame,
+        source: str = "live",
+        timed: bool = False,
     ) -> None:
         """Show a figure with its caption, the table behind it folded below, and a line of provenance.
 
@@ -89,8 +97,10 @@ class Page:
             One sentence: the point of the picture, with the number.
         source
             Where the numbers come from: ``live``, ``recorded``, or a sentence.
+        timed
+            The table holds measured times: it goes to the build's timings, since it differs from run to run.
         """
-        self._csv(name, table)
+        self._csv(name, table, timed=timed)
         below = plotting.folded(
             "The numbers, and where they come from", self._table(table, caption) + self._line(source)
         )

@@ -50,7 +50,7 @@ def found(wanted: Sequence[runs.Run]) -> list[RecordedRun]:
 
 
 def record(wanted: Sequence[runs.Run], *, keep: Sequence[str] = ()) -> list[Path]:
-    """Record runs one after the other, computing what the store lacks; what is recorded already is skipped.
+    """Record runs, each as soon as it is finished, computing what the store lacks; what is recorded already is skipped.
 
     Parameters
     ----------
@@ -61,11 +61,14 @@ def record(wanted: Sequence[runs.Run], *, keep: Sequence[str] = ()) -> list[Path
     """
     written = []
     todo = [run for run in wanted if not file_of(run).is_file()]
-    size = runs.workers(todo)
-    for start in range(0, len(todo), size):
-        chunk = todo[start : start + size]
-        for run, result in zip(chunk, runs.ensure(chunk)):
+
+    def write(run: runs.Run) -> None:
+        if run in todo and not file_of(run).is_file() and (result := runs.load(run)) is not None:
             written.append(_write(run, result, keep))
+
+    for run in todo:
+        write(run)  # those that the store holds
+    runs.ensure(todo, each=write)
     return written
 
 

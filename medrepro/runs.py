@@ -442,8 +442,25 @@ def workers(runs: Sequence[Run]) -> int:
     return max(1, min(len(runs), allowed // max(run.threads for run in runs) or 1))
 
 
-def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = False) -> list[StoredRun]:
+def ensure(
+    runs: Sequence[Run],
+    *,
+    store: Path | None = None,
+    quiet: bool = False,
+    each: Callable[[Run], None] | None = None,
+) -> list[StoredRun]:
     """Results of runs in their order; what is missing (parents too) is computed first, several at once.
+
+    Parameters
+    ----------
+    runs
+        What is wanted.
+    store
+        Run store; default: that of the project.
+    quiet
+        Show no progress.
+    each
+        Called with every run (parents too) as soon as it is computed, before the others are.
 
     Raises
     ------
@@ -454,21 +471,22 @@ def ensure(runs: Sequence[Run], *, store: Path | None = None, quiet: bool = Fals
     for _ in range(3):  # again where source was edited meanwhile, or another process cleaned the store
         for level in _levels(runs):
             if missing := [run for run in level if load(run, store) is None]:
-                _compute_level(missing, store, quiet=quiet)
+                _compute_level(missing, store, quiet=quiet, each=each)
         if None not in (results := [load(run, store) for run in runs]):
             return results
     raise RunError(f"source or data changed, or {store} was cleaned, each time runs were computed: run again")
 
 
-def _compute_level(missing: list[Run], store: Path, *, quiet: bool) -> None:
+def _compute_level(missing: list[Run], store: Path, *, quiet: bool, each: Callable[[Run], None] | None = None) -> None:
     store.mkdir(parents=True, exist_ok=True)
     number, commit_id, failures = workers(missing), provenance.commit(), []
-    progress, stale = _Progress(len(missing), quiet=quiet), {run.module for run in missing if _stale(run.module)}
+    stale = {run.module for run in missing if _stale(run.module)}
+    progress = _Progress(len(missing), quiet=quiet, each=each)
     if number == 1 and not stale:
         for run in missing:
             failure = _work(run, store, commit_id)
             failures += [(run, failure)] if failure else []
-            progress.step(run)
+            progress.step(run, failed=bool(failure))
     else:
         failures = _in_workers(missing, store, commit_id, number, progress)
     if failures:
@@ -502,7 +520,7 @@ def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: 
                     "kept), with MEDREPRO_WORKERS=1 if it happens once more"
                 )
             failures += [(run, failure)] if failure else []
-            progress.step(run)
+            progress.step(run, failed=bool(failure))
     except BaseException:
         executor.shutdown(wait=False, kill_workers=True)
         raise
@@ -512,10 +530,13 @@ def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: 
 class _Progress:
     """A line on stderr after each run: how many are done, the time gone and an estimate of the rest."""
 
-    def __init__(self, total: int, *, quiet: bool):
+    def __init__(self, total: int, *, quiet: bool, each: Callable[[Run], None] | None = None):
         self.total, self.done, self.quiet, self.start, self.shown = total, 0, quiet, time.monotonic(), 0.0
+        self.each = each
 
-    def step(self, run: Run) -> None:
+    def step(self, run: Run, *, failed: bool = False) -> None:
+        if self.each is not None and not failed:
+            self.each(run)
         self.done += 1
         gone = time.monotonic() - self.start
         if self.quiet or (self.done < self.total and gone - self.shown < 2):

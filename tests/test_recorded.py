@@ -72,17 +72,25 @@ def test_a_grid_grows_run_by_run_so_that_a_failure_loses_nothing(results):
     wanted = [add(1), add(2), Run("tests.fake_runs:fails", {"reason": "stop here"}), add(3)]
     with pytest.raises(runs.RunError, match="stop here"):
         recorded.record(wanted)
-    assert [one.metrics["sum"] for one in recorded.found(wanted)] == [1, 2]
-    del wanted[2]
-    assert len(recorded.record(wanted)) == 1
     assert [one.metrics["sum"] for one in recorded.found(wanted)] == [1, 2, 3]
-    assert len(list((results / "fake_runs").iterdir())) == 3  # no temporary file stays
+    del wanted[2]
+    assert recorded.record([*wanted, add(4)]) == [recorded.file_of(add(4))]
+    assert [one.metrics["sum"] for one in recorded.found(wanted)] == [1, 2, 3]
+    assert len(list((results / "fake_runs").iterdir())) == 4  # no temporary file stays
 
 
 def test_a_child_of_another_parent_is_recorded_in_another_file():
     children = [Run("tests.fake_runs:needs_parent", {"parent": add(a), "factor": 2}) for a in (1, 2)]
     assert len(set(recorded.record(children))) == 2
     assert [one.metrics["product"] for one in recorded.found(children)] == [2, 4]
+
+
+def test_a_run_is_recorded_as_soon_as_it_is_finished(results):
+    seen = []
+    runs.ensure([add(1), add(2)], each=lambda run: seen.append((run.settings["a"], runs.load(run).metrics["sum"])))
+    assert sorted(seen) == [(1, 1), (2, 2)]
+    runs.ensure([add(1), add(2)], each=lambda run: pytest.fail("it was computed before"))
+    assert len(recorded.record([add(1), add(2)])) == 2  # from the store
 
 
 def test_found_leaves_out_what_is_missing():

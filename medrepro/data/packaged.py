@@ -81,6 +81,18 @@ _TABLE = (
         "BSD-3 (scikit-image)",
         f"the head phantom of Shepp and Logan 1974, drawn, not measured, doi:10.1109/TNS.1974.6499235; {SKIMAGE_SOURCE}",
     ),
+    *(
+        Packaged(
+            name,
+            "photograph",
+            "skimage",
+            f"data/{name}.png",
+            (512, 512),
+            "CC0",
+            f"{what}, a texture; {SKIMAGE_SOURCE}",
+        )
+        for name, what in (("brick", "brick wall"), ("grass", "grass"), ("gravel", "gravel"))
+    ),
     Packaged(
         "ct-spine",
         "CT",

@@ -17,9 +17,12 @@ SETS = {"isic18": "ISIC18", "kvasir": "Kvasir-SEG", "busi": "BUSI"}
 
 
 def published_table() -> pd.DataFrame:
-    """Table 1 as the paper reports it: one row a network, one column a set, spread and mark beside the mean."""
+    """Table 1 as the paper reports it: one row a network, one column a set, spread and mark beside the mean.
+
+    Where two sources give different marks, both are printed.
+    """
     frame = published.frame("multifractal", "table_1")
-    marks = frame["mark"].fillna("")
+    marks = frame["note"].fillna(frame["mark"]).fillna("")
     frame["text"] = [
         f"{row.value:.2f} ± {row.spread:.2f} {mark}".strip() for row, mark in zip(frame.itertuples(), marks)
     ]

@@ -9,7 +9,8 @@ from medrepro.data import phantoms
 from medrepro.multifractal.exponent import local_exponent
 
 
-def _verdict(holds: bool, hint: str) -> bool:
+def verdict(holds: bool, hint: str) -> bool:
+    """Print whether an answer holds, or what to look at, and return it."""
     print("Right." if holds else f"Not yet: {hint}")
     return bool(holds)
 
@@ -18,9 +19,9 @@ def check_other_scales(answer: Callable[[], tuple]) -> bool:
     """Whether `answer` returns the raw exponents of a flat picture and of a line at scales 4, 8, 16."""
     given = answer()
     if any(value is None for value in given):
-        return _verdict(False, "the function returns None; replace it")
+        return verdict(False, "the function returns None; replace it")
     holds = np.allclose(given, (2.0, 1.0), atol=1e-4)
-    return _verdict(
+    return verdict(
         holds, f"got {given}; a box of twice the side holds 4 times the mass of a plane, twice that of a line"
     )
 
@@ -31,9 +32,9 @@ def check_exponent_from_blurs(answer: Callable[[np.ndarray], np.ndarray]) -> boo
     expected = local_exponent(torch.as_tensor(image)[None, None])[0, 0].numpy()[5:-5, 5:-5]
     given = np.asarray(answer(image.copy()), dtype=float)
     if given.shape != image.shape:
-        return _verdict(False, f"the map has shape {given.shape}, the picture {image.shape}")
+        return verdict(False, f"the map has shape {given.shape}, the picture {image.shape}")
     gap = np.abs(given[5:-5, 5:-5] - expected).max()
-    return _verdict(
+    return verdict(
         gap < 1e-6,
         f"largest difference {gap:.3g}; mind where the even boxes sit: side 8 covers i-3 to i+4, side 2 i to i+1",
     )
@@ -47,7 +48,7 @@ def check_rougher(answer: Callable[[np.ndarray, np.ndarray], int]) -> bool:
         pair = [phantoms.fractional_brownian_surface(96, h, 50 + 2 * trial + n) for n, h in enumerate(hurst)]
         pair = [rng.uniform(0.1, 3) * surface + rng.uniform(-5, 5) for surface in pair]
         wrong += int(answer(*pair)) != int(hurst[1] < hurst[0])
-    return _verdict(wrong == 0, f"{wrong} of 12 pairs are told wrongly; brightness and contrast were drawn at random")
+    return verdict(wrong == 0, f"{wrong} of 12 pairs are told wrongly; brightness and contrast were drawn at random")
 
 
 def check_dice(answer: Callable[[np.ndarray, np.ndarray], float]) -> bool:
@@ -58,7 +59,7 @@ def check_dice(answer: Callable[[np.ndarray, np.ndarray], float]) -> bool:
     cases = [(mask, mask, 1.0), (half, mask, 2 * 8 / (32 + 16)), (0 * mask, 0 * mask, 1.0), (0 * mask, mask, 0.0)]
     given = [float(answer(prob, truth)) for prob, truth, _ in cases]
     holds = np.allclose(given, [expected for *_, expected in cases], atol=1e-6)
-    return _verdict(holds, f"got {given}; threshold at 0.5 first, and two empty masks score 1")
+    return verdict(holds, f"got {given}; threshold at 0.5 first, and two empty masks score 1")
 
 
 def check_paired_gain(answer: Callable[[np.ndarray, np.ndarray], tuple]) -> bool:
@@ -71,7 +72,7 @@ def check_paired_gain(answer: Callable[[np.ndarray, np.ndarray], tuple]) -> bool
     expected = interval(better - plain)
     given = answer(better, plain)
     holds = given is not None and np.allclose(given, (expected.mean, expected.low, expected.high), atol=1e-6)
-    return _verdict(holds, f"got {given}; take differences case by case first, then Student's t with n - 1 degrees")
+    return verdict(holds, f"got {given}; take differences case by case first, then Student's t with n - 1 degrees")
 
 
 def check_smallest_gain(answer: Callable[[float, int], float]) -> bool:
@@ -82,7 +83,7 @@ def check_smallest_gain(answer: Callable[[float, int], float]) -> bool:
     given = [answer(spread, n) for spread, n in cases]
     expected = [t.ppf(0.975, n - 1) * spread / np.sqrt(n) for spread, n in cases]
     holds = None not in given and np.allclose(given, expected, rtol=1e-3)
-    return _verdict(holds, f"got {given}; the half width of the 95 % interval is t times spread over the root of n")
+    return verdict(holds, f"got {given}; the half width of the 95 % interval is t times spread over the root of n")
 
 
 def check_channel_gate(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> bool:
@@ -98,9 +99,7 @@ def check_channel_gate(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np
         expected = layer(torch.as_tensor(features)[None])[0].numpy()
     given = np.asarray(answer(features.copy(), w1, w2), float)
     holds = given.shape == expected.shape and np.allclose(given, expected, atol=1e-9)
-    return _verdict(
-        holds, "mean over each map, ReLU after the first layer, 1 / (1 + exp(-v)) after the second, product"
-    )
+    return verdict(holds, "mean over each map, ReLU after the first layer, 1 / (1 + exp(-v)) after the second, product")
 
 
 def check_sharp_enough(answer: Callable[[], float]) -> bool:
@@ -113,7 +112,7 @@ def check_sharp_enough(answer: Callable[[], float]) -> bool:
     given = answer()
     holds = given is not None and expected - 0.01 <= given <= expected + 0.1
     told = "nothing" if given is None else f"{given}, where the share is {share(given):.3f}"
-    return _verdict(holds, f"got {told}; both neighbours count, and the smallest s is asked for")
+    return verdict(holds, f"got {told}; both neighbours count, and the smallest s is asked for")
 
 
 def check_flatten(answer: Callable[[torch.nn.Module], None]) -> bool:
@@ -129,4 +128,4 @@ def check_flatten(answer: Callable[[torch.nn.Module], None]) -> bool:
         spread = float(layer.level_map(x).std())
     kept = all(torch.equal(before[name], getattr(layer, name)) for name in ("centres", "raw_precisions"))
     hint = f"the level map still spreads by {spread:.3g}" if kept else "centres and precisions are to stay as they are"
-    return _verdict(kept and spread < 1e-6, hint)
+    return verdict(kept and spread < 1e-6, hint)

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+from medrepro.multifractal.excitation_settings import with_and_without_skips
+from medrepro.multifractal.spectrum_settings import spectrum_runs
 from medrepro.runs import Run
 
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
 LESIONS = "medrepro.multifractal.exponent_statistics:lesion_statistics"
 TRAINING = "medrepro.multifractal.segmentation_runs:train_segmenter"
+LEAKAGE = "medrepro.multifractal.leakage_runs:leakage"
+COSTS = "medrepro.multifractal.cost_runs:variant_costs"
 
 #: Rows of Table 1, in the paper's order.
 MODELS = ("unet", "cse", "scse", "srm", "fca", "mono", "multi")
@@ -85,6 +89,10 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/01-local-holder-exponent": _exponent_runs,
         "multifractal/02-recalibration": _attention_runs,
         "multifractal/03-table-1": _table_runs,
+        "multifractal/04-excitations": lambda *given, **more: with_and_without_skips(_table_runs(*given, **more)),
+        "multifractal/05-cost": _cost_runs,
+        "multifractal/06-careful-reader": _reader_runs,
+        "multifractal/07-multifractal-spectrum": lambda _, **given: spectrum_runs(profile, **given),
     }
     if notebook not in planners:
         raise ValueError(f"unknown notebook {notebook!r}; this chapter has {', '.join(planners)}")
@@ -99,8 +107,50 @@ RECORDED = {
 }  # fmt: skip
 
 
+#: The careful reader's arms: settings that differ from a row of Table 1, in the authors' reading unless said.
+ARMS: dict[str, dict[str, Any]] = {
+    **{model: {"model": model} for model in ("unet", "srm", "fca", "mono", "multi")},
+    "unet, batch norm in the place": {"model": "unet", "control": "batch_norm"},
+    "unet, constant added": {"model": "unet", "control": "constant"},
+    "srm, corrected": {"model": "srm", "preset": "corrected"},
+    "fca, corrected": {"model": "fca", "preset": "corrected"},
+    **{f"{model}, {kind}": {"model": model, "control": kind} for model in READ_TWICE for kind in ("blurs", "laplacian", "noise")},
+    **{f"{model}, {preset}": {"model": model, "preset": preset} for model in READ_TWICE for preset in ("paper", "corrected")},
+    "mono, sum": {"model": "mono", "switches": {"combine": "sum"}},
+    "mono, residual product": {"model": "mono", "switches": {"combine": "residual_product"}},
+    "multi, product": {"model": "multi", "switches": {"combine": "product"}},
+    "multi, residual product": {"model": "multi", "switches": {"combine": "residual_product"}},
+    "multi, 2 scales": {"model": "multi", "switches": {"scales": [2, 4]}},
+    "multi, 4 scales": {"model": "multi", "switches": {"scales": [2, 4, 8, 16]}},
+    "multi, 1 level": {"model": "multi", "switches": {"num_levels": 1}},
+    "multi, 4 levels": {"model": "multi", "switches": {"num_levels": 4}},
+    "multi, 32 levels": {"model": "multi", "switches": {"num_levels": 32}},
+}  # fmt: skip
+
+
+def arm_runs(arm: str) -> list[Run]:
+    """The three trainings of an arm, on phantoms at the settings of profile ``cpu``."""
+    settings, own = PROFILES["cpu"], ARMS[arm]
+    row = {"preset": "authors_code"} | own
+    if switches := TABLE.get(own["model"], {}) | own.get("switches", {}):
+        row["switches"] = switches
+    shared = {"data": "phantom", **settings["phantoms"], "phantom": PHANTOM, **settings["train"]}
+    return [Run(TRAINING, {**shared, **row, "seed": seed}) for seed in range(settings["train_seeds"])]
+
+
 def recorded(notebook: str) -> list[Run]:
-    """Long runs whose recorded results a notebook shows, fold by fold: first the authors' reading, then the text's."""
+    """Long runs whose recorded results a notebook shows.
+
+    Of Table 1, fold by fold: first the authors' reading, then the text's. Of the careful reader, arm by arm.
+    """
+    if notebook == "multifractal/04-excitations":
+        grid = recorded("multifractal/03-table-1")
+        return with_and_without_skips([run for run in grid if run.settings["preset"] == "authors_code"])
+    if notebook == "multifractal/05-cost":
+        return [Run(COSTS, {**COST["gpu"], "seed": 0})]
+    if notebook == "multifractal/06-careful-reader":
+        leaks = [Run(LEAKAGE, {"data": data, "size": 64}) for data in ("busi", "kvasir", "isic18")]
+        return [run for arm in ARMS for run in arm_runs(arm)] + leaks
     if notebook != "multifractal/03-table-1":
         return []
     first = [(model, "authors_code", fold) for fold in range(3) for model in MODELS]
@@ -140,6 +190,29 @@ def _attention_runs(
 ) -> list[Run]:
     """The first Multi network of Table 1, to look into."""
     return _table_runs(settings | {"train_seeds": 1}, seed=seed, data=data, preset=preset)[-1:]
+
+
+#: Images of the timed networks, profile by profile; the paper's are 224 x 224.
+COST = {
+    "smoke": {"size": 32, "batch_size": 4, "channels": [8, 16, 32, 64], "rounds": 1},
+    "cpu": {"size": 48, "batch_size": 4, "channels": [32, 64, 128, 256], "rounds": 3},
+    "gpu": {"size": 112, "batch_size": 4, "channels": [32, 64, 128, 256], "rounds": 5},
+    "paper": {"size": 224, "batch_size": 16, "channels": [32, 64, 128, 256], "rounds": 5},
+}
+
+
+def _cost_runs(settings: dict[str, Any], *, seed: int = 0) -> list[Run]:
+    """All variants timed in one run, so that they share its minutes; on a CPU at every profile."""
+    [profile] = [name for name, known in PROFILES.items() if known is settings]
+    return [Run(COSTS, {**COST[profile], "seed": seed})]
+
+
+def _reader_runs(
+    settings: dict[str, Any], *, seed: int = 0, data: str = "phantom", preset: str = "authors_code"
+) -> list[Run]:
+    """Mono and Multi of Table 1, to be tested again."""
+    planned = _table_runs(settings, seed=seed, data=data, preset=preset)
+    return [run for run in planned if run.settings["model"] in READ_TWICE]
 
 
 def _exponent_runs(settings: dict[str, Any], *, seed: int = 0, data: str = "phantom") -> list[Run]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medrepro.data.catalogue import resolve
 from medrepro.data.segmentation import SegmentationSet, load_segmentation
 from medrepro.data.splits import folds
+from medrepro.multifractal.controls import with_control
 from medrepro.multifractal.exponent import Exponent
 from medrepro.multifractal.objectives import Confusion, dice_per_image, segmentation_loss
 from medrepro.multifractal.optimiser import KerasAdam
@@ -47,6 +48,7 @@ def seeded_unet(
     preset: str,
     switches: Mapping[str, Any] | None = None,
     skips: bool = True,
+    control: str | None = None,
 ) -> UNet:
     """U-Net whose weights outside the recalibration depend on the seed alone, so that all seven start from one trunk.
 
@@ -60,11 +62,13 @@ def seeded_unet(
         As in `UNet`.
     size
         Side of the images in pixels.
+    control
+        As in `with_control`, if one is to take the place of exponent or recalibration.
 
     Raises
     ------
     ValueError
-        An unknown model, preset or switch; channels that a model cannot take.
+        An unknown model, preset, switch or control; channels that a model cannot take.
     """
     if model not in MODELS:
         raise ValueError(f"model is {model!r}: expected one of {', '.join(MODELS)}")
@@ -83,7 +87,7 @@ def seeded_unet(
     missing, unexpected = net.load_state_dict(trunk.state_dict(), strict=False)
     if unexpected or any(".recalibrate." not in name for name in missing):
         raise RuntimeError(f"{model} does not contain the plain U-Net: {missing + unexpected} differ")
-    return net
+    return net if control is None else with_control(net, control)
 
 
 def late_fall(losses: Sequence[float]) -> float:
@@ -237,6 +241,7 @@ def train_segmenter(
     phantom: Mapping[str, Any] | None = None,
     switches: Mapping[str, Any] | None = None,
     skips: bool = True,
+    control: str | None = None,
     shuffle: bool = False,
     precision: str = "32",
     checkpoint_every: int = 1,
@@ -254,6 +259,8 @@ def train_segmenter(
         ``unet``, ``cse``, ``scse``, ``srm``, ``fca``, ``mono`` or ``multi``; whose reading; keywords that override it.
     skips
         Off: a decoder without skip connections, as in the paper's excitation analysis.
+    control
+        As in `with_control`.
     seed
         Of initial weights, flips, order and phantoms. All models of one seed share trunk, images, flips and order.
     size
@@ -292,7 +299,9 @@ def train_segmenter(
     scores depend on it. `Dice` during training, at batch 16, may therefore differ from a test on the same images.
     """
     check_device(device)
-    net = seeded_unet(model, seed=seed, channels=channels, size=size, preset=preset, switches=switches, skips=skips)
+    net = seeded_unet(
+        model, seed=seed, channels=channels, size=size, preset=preset, switches=switches, skips=skips, control=control
+    )
     sets = fold_sets(
         data, size=size, seed=seed, fold=fold, num_folds=num_folds, split=split, num_train=num_train, num_val=num_val,
         num_test=num_test, limit=limit, binarise=binarise, phantom=phantom,
