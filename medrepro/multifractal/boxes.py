@@ -5,6 +5,7 @@ One box side, differentiable twice: `box_mass`. Several sides at once, for the s
 """
 
 import math
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -116,7 +117,7 @@ def _window(x: Tensor, start: int, rows: int, columns: int) -> Tensor:
 class NestedBoxes:
     """Masses of boxes of several sides around every pixel of a block of planes, and the transpose of that sum.
 
-    The buffers are made once and used for one block after the other. Where sides are powers of two, rows lie one behind
+    The buffers are made when first needed and used for one block after the other. Where sides are powers of two, rows lie one behind
     the other with the frame of zeros between them, and every addition is one pass over contiguous numbers: sums across the
     end of a row land where no box of interest begins.
 
@@ -140,31 +141,44 @@ class NestedBoxes:
         self.before = (largest - 1) // 2 if framed else 0
         frame = largest - 1 if framed else 0
         self.masses_size = rows + frame - largest + 1, columns + frame - largest + 1
-        self.padded = like.new_zeros(planes, rows + frame, columns + frame)
-        # around the shares of the widest box there is room for the others: the transpose has its padding mirrored
-        self.spread_shape = planes, rows + largest - 1, columns + largest - 1
-        self.spreading: Tensor | None = None
         self.doubling = all(side & (side - 1) == 0 for side in sides)
         self.first = [(largest - 1) // 2 - (side - 1) // 2 for side in sides]  # where the box around pixel 0 begins
-        self.half, self.passing = (like.new_empty(math.prod(self.spread_shape)) for _ in range(2))
-        self.kept = [like.new_empty(self.padded.numel()) for _ in sides] if self.doubling else []
+        self.like, self.padded_shape = like, (planes, rows + frame, columns + frame)
+        # around the shares of the widest box there is room for the others: the transpose has its padding mirrored
+        self.spread_shape = planes, rows + largest - 1, columns + largest - 1
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        return self.like.new_zeros(self.padded_shape)
+
+    @cached_property
+    def _spreading(self) -> Tensor:
+        return self.like.new_zeros(self.spread_shape)
+
+    @cached_property
+    def _kept(self) -> list[Tensor]:
+        return [self.like.new_empty(math.prod(self.padded_shape)) for _ in self.sides]
+
+    @cached_property
+    def _rooms(self) -> list[Tensor]:
+        return [self.like.new_empty(math.prod(self.spread_shape)) for _ in range(2)]
 
     def block(self, n: int) -> Tensor:
         """Where to write the next `n` planes before `masses` is called, shape (n, rows, columns)."""
-        return _window(self.padded[:n], self.before, *self.size)
+        return _window(self._padded[:n], self.before, *self.size)
 
     def masses(self, n: int, eps: float = 0.0) -> list[Tensor]:
         """Masses plus eps of the boxes of all sides, ascending, around every pixel; they hold until the next call."""
-        sums, span, made = self.padded[:n], 1, []
+        sums, span, made = self._padded[:n], 1, []
         for number, side in enumerate(self.sides):
             if not self.doubling:
-                made.append(_box_sum(self.padded[:n], side) if side > 1 else self.padded[:n].clone())
+                made.append(_box_sum(self._padded[:n], side) if side > 1 else self._padded[:n].clone())
                 continue
-            into = self.kept[number]
+            into = self._kept[number]
             if side == 1:
                 sums = into[: sums.numel()].view_as(sums).copy_(sums)
             while span < side:
-                sums = self._doubled(sums, span, into if 2 * span == side else self.passing)
+                sums = self._doubled(sums, span, into if 2 * span == side else self._rooms[1])
                 span *= 2
             made.append(sums)
         if eps:
@@ -179,26 +193,24 @@ class NestedBoxes:
         if not self.doubling:
             self._spread_one_by_one(upstream, masses, factors, out)
             return
-        if self.spreading is None:
-            self.spreading = upstream.new_zeros(self.spread_shape)
-        sums, span = self.spreading[:n], self.sides[-1]
+        sums, span = self._spreading[:n], self.sides[-1]
         torch.div(upstream, masses[-1], out=_window(sums, places[-1], *self.masses_size)).mul_(factors[-1])
         for place, mass, side, factor in list(zip(places, masses, self.sides, factors, strict=True))[-2::-1]:
             while span > max(side, 2):
                 span //= 2
-                sums = self._doubled(sums, span, self.passing)
+                sums = self._doubled(sums, span, self._rooms[1])
             if side > 1:
                 _window(sums, place, *self.masses_size).addcdiv_(upstream, mass, value=factor)
         while span > 1:
             span //= 2
-            sums = self._doubled(sums, span, self.passing) if span > 1 else self._doubled_once(sums, out)
+            sums = self._doubled(sums, span, self._rooms[1]) if span > 1 else self._doubled_once(sums, out)
         if self.sides[0] == 1:
             _window(out, places[0], *self.masses_size).addcdiv_(upstream, masses[0], value=factors[0])
 
     def _sum_of_columns(self, sums: Tensor, span: int) -> tuple[Tensor, int]:
         flat = sums.view(-1)
         length = len(flat) - span
-        return torch.add(flat[:length], flat[span:], out=self.half[:length]), span * sums.shape[-1]
+        return torch.add(flat[:length], flat[span:], out=self._rooms[0][:length]), span * sums.shape[-1]
 
     def _doubled(self, sums: Tensor, span: int, into: Tensor) -> Tensor:
         """Four boxes of side `span` make one of twice that side, in the shape of `sums`; the last rows are of no use."""
@@ -209,11 +221,11 @@ class NestedBoxes:
     def _doubled_once(self, sums: Tensor, out: Tensor) -> Tensor:
         """Boxes of side 2 from single pixels, those of the plane alone."""
         self._sum_of_columns(sums, 1)
-        half, (rows, columns) = self.half[: sums.numel()].view(sums.shape), self.size
+        half, (rows, columns) = self._rooms[0][: sums.numel()].view(sums.shape), self.size
         return torch.add(half[:, :rows, :columns], half[:, 1 : rows + 1, :columns], out=out)
 
     def _spread_one_by_one(self, upstream: Tensor, masses: list[Tensor], factors: list[float], out: Tensor) -> None:
-        total = torch.zeros_like(self.padded[: len(upstream)])
+        total = torch.zeros_like(self._padded[: len(upstream)])
         for side, first, mass, factor in zip(self.sides, self.first, masses, factors, strict=True):
             spread = _box_sum(F.pad(upstream / mass * factor, (side - 1,) * 4), side)
             _window(total, first, *spread.shape[-2:]).add_(spread)

@@ -139,7 +139,14 @@ class _Exponents:
     span, which takes no product. Masses are then at least that of one entry, and eps would change nothing.
     """
 
-    def __init__(self, planes: Tensor, c: Tensor, how: _Slope, ends: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        planes: Tensor,
+        c: Tensor,
+        how: _Slope,
+        ends: Tensor | None = None,
+        made: list[Tensor] | None = None,
+    ) -> None:
         self.planes, self.how = planes, how
         self.extremes = None if how.over == "none" else Extremes(planes, how.channels, ends)
         self.c = c.tolist()
@@ -147,12 +154,7 @@ class _Exponents:
         self.count = planes_in_a_block(planes)
         self.boxes = NestedBoxes(planes, self.count, *planes.shape[-2:], how.sides, framed=how.framed)
         self.size = self.boxes.masses_size
-        self.made: list[Tensor] | None = None
-
-    @property
-    def small(self) -> bool:
-        """Whether the masses of all planes fit into one block, and may wait for the backward pass."""
-        return fits_in_a_block(self.planes)
+        self.made = made or None  # masses of all planes, where they fit into one block and wait for the backward pass
 
     def blocks(self, *others: Tensor) -> Iterator[tuple[list[Tensor], tuple[Tensor, ...]]]:
         """Masses of block after block, with the same blocks of other tensors."""
@@ -172,7 +174,7 @@ class _Exponents:
                 more, least = rest.pop(), rest.pop()
                 torch.sub(block, least[:, None, None], out=measure).add_(more[:, None, None])
             masses = self.boxes.masses(len(block), eps)
-            if self.small:
+            if fits_in_a_block(self.planes):
                 self.made = masses
             yield masses, tuple(rest)
 
@@ -210,20 +212,17 @@ class _Exponents:
         return to_planes, sum(coefficients) if to_c else None
 
 
-def _exponents(ctx, x: Tensor, c: Tensor, how: _Slope) -> _Exponents:
-    """Exponents of a map, with what their backward pass needs put aside: of large maps the map, two numbers a plane."""
-    exponents = _Exponents(planes_of(x), c, how)
+def _keep(ctx, exponents: _Exponents, c: Tensor) -> None:
+    """Put aside what the backward pass needs: planes, two numbers for each, and the masses of small maps."""
     ends = None if exponents.extremes is None else exponents.extremes.ends
-    ctx.save_for_backward(exponents.planes, c, ends)
-    ctx.how, ctx.shape = how, x.shape
-    ctx.exponents = exponents if exponents.small else None
-    return exponents
+    ctx.save_for_backward(exponents.planes, c, ends, *(exponents.made or ()))
+    ctx.how = exponents.how
 
 
 def _again(ctx) -> _Exponents:
     """The same exponents in the backward pass: to make masses anew is cheaper than to store and to read large ones."""
-    planes, c, ends = ctx.saved_tensors
-    return ctx.exponents or _Exponents(planes, c, ctx.how, ends)
+    planes, c, ends, *made = ctx.saved_tensors
+    return _Exponents(planes, c, ctx.how, ends, made)
 
 
 class _ExponentMap(torch.autograd.Function):
@@ -231,10 +230,12 @@ class _ExponentMap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, c: Tensor, how: _Slope) -> Tensor:
-        exponents = _exponents(ctx, x, c, how)
+        exponents = _Exponents(planes_of(x), c, how)
         alpha = x.new_empty(len(exponents.planes), *exponents.size)
         for masses, (out,) in exponents.blocks(alpha):
             exponents.alpha(masses, out)
+        _keep(ctx, exponents, c)
+        ctx.shape = x.shape
         return alpha.view(*x.shape[:-2], *exponents.size)
 
     @staticmethod
@@ -251,7 +252,7 @@ class _PooledExponent(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, c: Tensor, how: _Slope, with_variance: bool) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
-        exponents = _exponents(ctx, x, c, how)
+        exponents = _Exponents(planes_of(x), c, how)
         alpha, means, variances = x.new_empty(exponents.count, *exponents.size), [], []
         for masses, (block,) in exponents.blocks(exponents.planes):
             out = exponents.alpha(masses, alpha[: len(block)])
@@ -259,7 +260,8 @@ class _PooledExponent(torch.autograd.Function):
             if with_variance:
                 norm = torch.linalg.vector_norm(out.sub_(means[-1][:, None, None]), dim=(1, 2))
                 variances.append(norm.square_().div_(out[0].numel()))
-        ctx.mean = torch.cat(means)
+        _keep(ctx, exponents, c)
+        ctx.shape, ctx.mean = x.shape, torch.cat(means)
         variance = torch.cat(variances).view(x.shape[:2]) if with_variance else None
         return ctx.mean.clone().view(x.shape[:2]), variance
 

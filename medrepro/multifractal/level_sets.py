@@ -29,12 +29,12 @@ class Levels(NamedTuple):
 class _Memberships:
     """Memberships p (Q, n) of block after block of a vector of exponents."""
 
-    def __init__(self, alpha: Tensor, centres: Tensor, precisions: Tensor) -> None:
+    def __init__(self, alpha: Tensor, centres: Tensor, precisions: Tensor, kept: list[Tensor] | None = None) -> None:
         self.alpha, self.centres, self.precisions = alpha, centres[:, None], precisions[:, None]
         levels = len(centres)
         count = BLOCK // levels if alpha.device.type == "cpu" else len(alpha)
         self.count = max(1, min(count, len(alpha)))
-        self.kept: list[Tensor] | None = [] if len(alpha) * levels <= KEPT else None
+        self.kept = (kept or []) if len(alpha) * levels <= KEPT else None
         self.rooms = [alpha.new_empty(levels, self.count) for _ in range(3 if self.kept is None else 2)]
 
     def blocks(self, *vectors: Tensor) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
@@ -109,18 +109,17 @@ class _Response(torch.autograd.Function):
             else:
                 out.copy_(p.t().mv(a[:, 0])).add_(b.sum()).relu_()
             out.sigmoid_()
-        ctx.save_for_backward(alpha, counts, centres, precisions, mean, gain, a, b, response)
+        ctx.save_for_backward(alpha, counts, centres, precisions, mean, gain, a, b, response, *(levels.kept or ()))
         ctx.settings = eps is not None, per_q, total
-        ctx.levels = levels if levels.kept is not None else None
         ctx.mark_non_differentiable(mean, variance)
         return response, mean, variance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        alpha, counts, centres, precisions, mean, gain, a, b, response = ctx.saved_tensors
+        alpha, counts, centres, precisions, mean, gain, a, b, response, *kept = ctx.saved_tensors
         normed, per_q, total = ctx.settings
-        levels = ctx.levels or _Memberships(alpha, centres, precisions)
+        levels = _Memberships(alpha, centres, precisions, kept)
         to_sum = grad * response * (1 - response)
         if not per_q:
             to_sum = to_sum * (response > 0.5)

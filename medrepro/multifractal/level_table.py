@@ -1,7 +1,7 @@
 """Multi without an axis of level sets in memory: a scalar function of alpha, tabulated and interpolated.
 
 With level sets that all channels share, the response of Multi (Martins, Coimbra, Renna 2025, equations 23 to 25) is one
-function of one number. It is computed by ordinary differentiable code on a grid of alpha and read off by linear
+function of one number. It is computed by the exact form on a grid of alpha and read off by linear
 interpolation; the gradient of the grid is a weighted count of the map's. Neither time nor memory depends on Q.
 """
 
