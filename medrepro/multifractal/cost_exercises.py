@@ -7,7 +7,7 @@ import numpy as np
 from medrepro.multifractal.exercises import verdict
 
 
-def check_box_sum(answer: Callable[[np.ndarray], np.ndarray]) -> bool:
+def check_box_sum_4(answer: Callable[[np.ndarray], np.ndarray]) -> bool:
     """Whether `answer` gives sums over 4 x 4 boxes, shape (H - 3, W - 3), with slices and additions."""
     image = np.random.default_rng(2).random((9, 12))
     expected = np.lib.stride_tricks.sliding_window_view(image, (4, 4)).sum((2, 3))
@@ -19,7 +19,7 @@ def check_box_sum(answer: Callable[[np.ndarray], np.ndarray]) -> bool:
     )
 
 
-def check_kept_gigabytes(answer: Callable[[int, int, int, int, int], float]) -> bool:
+def check_gibibytes(answer: Callable[[int, int, int, int, int], float]) -> bool:
     """Whether `answer` gives the GiB of one float32 tensor of shape (B, C, H, W, Q)."""
     cases = [(16, 32, 224, 224, 16), (4, 8, 40, 40, 16), (1, 1, 1, 1, 1)]
     given = [answer(*case) for case in cases]
