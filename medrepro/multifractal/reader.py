@@ -1,5 +1,6 @@
 """What a careful reader checks: tests on the paper's own numbers, dead parts of the protocol, splits, masks, batches."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -193,7 +194,7 @@ def arm_gains(results: Sequence[Any]) -> pd.DataFrame:
 
 
 def _key(settings: dict[str, Any]) -> str:
-    return repr([settings.get(name) for name in ("model", "preset", "switches", "control")])
+    return json.dumps([settings.get(name) for name in ("model", "preset", "switches", "control")], sort_keys=True)
 
 
 def told(table: pd.DataFrame, *arms: str) -> str:

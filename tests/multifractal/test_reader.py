@@ -1,5 +1,7 @@
 """What a careful reader checks, and the differences between text and code that no layer shows."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -132,8 +134,15 @@ def test_dead_level_sets_stay_dead(trained):
 
 class Stored:
     def __init__(self, run, dice):
-        self.settings = run.settings
+        self.settings = json.loads(json.dumps(run.settings, sort_keys=True))  # as a file gives them back
         self.metrics = {"dice": dice, "levelled": True}
+
+
+def test_every_arm_is_found_again():
+    results = [Stored(run, 0.5) for arm in experiments.ARMS for run in experiments.arm_runs(arm)]
+    found = reader.arm_gains(results)
+    assert set(found["arm"]) == set(experiments.ARMS) - {"unet"}
+    assert (found["n"] == 3).all()
 
 
 def test_gains_of_arms_are_paired_by_seed():
