@@ -25,6 +25,7 @@ DEPTHS = (1, 2, 3)
 #: Statistics of instance variability that are related to gains.
 STATISTICS = ("total variance", "mean std", "participation ratio")
 NARROW = 1e-6  # inter-quartile range below which a channel hardly varies
+UNDEFINED = "undefined"  # a correlation of what does not vary
 
 
 def network_of(settings: Mapping[str, Any]) -> str:
@@ -198,21 +199,24 @@ def case_correlations(points: pd.DataFrame, statistic: str) -> list[float]:
 
 
 def correlation_table(sources: Mapping[str, pd.DataFrame], overlaps: Mapping[str, float]) -> pd.DataFrame:
-    """Rank correlation of each statistic with the gain: over all points, and inside each case; with 95 % intervals."""
+    """Rank correlation of each statistic with the gain: over all points, and inside each case; with 95 % intervals.
+
+    A correlation is ``undefined`` where no case has three networks whose statistic and gain vary, as after a training
+    too short for any network to find a lesion.
+    """
     rows = []
     for source, points in sources.items():
         for statistic in [name for name in STATISTICS if name in points]:
             known = points.dropna(subset=statistic)
-            inside = case_correlations(known, statistic)
-            if not inside:
+            row = {"source": source, "statistic": statistic, "points": len(known)}
+            if not (inside := case_correlations(known, statistic)):
+                rows.append(row | {"all points": UNDEFINED, "cases": 0, "inside cases": UNDEFINED})
                 continue
             pooled = rank_correlation(known[statistic], known["gain"])
             each = interval(inside, overlap=overlaps.get(source, 0.0))
             each = Interval(each.mean, max(each.low, -1.0), min(each.high, 1.0), each.n)  # a correlation is no larger
-            rows.append({
-                "source": source, "statistic": statistic, "points": len(known), "all points": f"{pooled:.2f}" if np.isfinite(pooled.low) else f"{pooled.mean:.2f} (no interval)",
-                "cases": len(inside), "inside cases": f"{each:.2f}",
-            })  # fmt: skip
+            told = f"{pooled:.2f}" if np.isfinite(pooled.low) else f"{pooled.mean:.2f} (no interval)"
+            rows.append(row | {"all points": told, "cases": len(inside), "inside cases": f"{each:.2f}"})
     return pd.DataFrame(rows)
 
 

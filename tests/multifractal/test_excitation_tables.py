@@ -108,6 +108,12 @@ def test_published_correlation_is_that_of_scipy():
     assert table.loc["total variance", ["points", "cases"]].tolist() == [12, 3]
 
 
+def test_correlation_with_gains_that_do_not_vary_is_undefined():
+    points = tables.published_variability_and_gain().assign(gain=0.0)
+    table = tables.correlation_table({"published": points}, {}).set_index("statistic")
+    assert table.loc["total variance", ["points", "all points", "cases"]].tolist() == [12, "undefined", 0]
+
+
 def test_published_variances_and_gains_of_isic18_have_no_rank_correlation():
     own = tables.published_variability_and_gain().query("case == 'isic18'").set_index("network")
     assert own["gain"].to_dict() == pytest.approx({"cse": 0.54, "srm": -1.07, "fca": 0.79, "mono": 0.84})
