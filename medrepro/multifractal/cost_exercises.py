@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medrepro.multifractal.exercises import verdict
+from medrepro.answers import verdict
 
 
 def check_box_sum_4(answer: Callable[[np.ndarray], np.ndarray]) -> bool:

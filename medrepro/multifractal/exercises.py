@@ -5,14 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from medrepro.answers import verdict
 from medrepro.data import phantoms
 from medrepro.multifractal.exponent import local_exponent
-
-
-def verdict(holds: bool, hint: str) -> bool:
-    """Print whether an answer holds, or what to look at, and return it."""
-    print("Right." if holds else f"Not yet: {hint}")
-    return bool(holds)
 
 
 def check_other_scales(answer: Callable[[], tuple]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medrepro.multifractal.exercises import verdict
+from medrepro.answers import verdict
 
 
 def check_corrected_p(answer: Callable[[float, float, float], float]) -> bool:

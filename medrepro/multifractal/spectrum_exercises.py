@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medrepro.multifractal.exercises import verdict
+from medrepro.answers import verdict
 from medrepro.multifractal.spectrum import partition_function, spectrum
 
 
