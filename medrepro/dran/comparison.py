@@ -10,9 +10,10 @@ from torch import Tensor
 
 from medrepro import plotting
 from medrepro.dran.denoising_data import LOOKS, clean_test, with_noise
-from medrepro.dran.denoising_runs import CLASSICAL, NOISES, QUALITIES, WAYS, build, classical, starts
+from medrepro.dran.denoising_runs import CLASSICAL, NOISES, QUALITIES, WAYS, classical, starts
 from medrepro.dran.inference import denoise_batch
 from medrepro.dran.noise import LEVELS, at_level
+from medrepro.dran.trained import trained_network
 from medrepro.metrics import Interval, interval
 
 NETWORKS = {
@@ -86,13 +87,13 @@ def _told(method: str, start: str, law: str) -> str:
 
 
 def per_image(frame: pd.DataFrame, *, quality: str = "psnr") -> pd.Series:
-    """Mean over seeds of every image, indexed by method, start, law, look, level and image; own law in training alone."""
+    """Mean over seeds of every image, indexed by method, start, law, look, level, image; trained on the law of the test."""
     own = frame[frame["law"] == frame["trained"]]
     return own.groupby(["method", "start", "law", "look", "level", "image"], sort=False)[quality].mean()
 
 
 def comparison_table(frame: pd.DataFrame, law: str, *, level: float) -> pd.DataFrame:
-    """PSNR in dB and SSIM of every method at one level under one law: mean with interval over images, offset, each look."""
+    """Quality of every method at one level under one law: mean PSNR with interval over images, offset, PSNR of each look."""
     own = frame[(frame["law"] == law) & (frame["trained"] == law) & (frame["level"] == level)]
     if law == "paper":  # a zero mean: nothing to take off
         own = own[own["start"] != STARTS[1]]
@@ -100,6 +101,8 @@ def comparison_table(frame: pd.DataFrame, law: str, *, level: float) -> pd.DataF
     for (method, start), part in own.groupby(["method", "start"], sort=False):
         if method == "minus mean":
             continue
+        if law == "paper":
+            start = start.removeprefix("minus mean, ")
         over = part.groupby(["look", "image"])[list(QUALITIES)].mean()
         looks = over["psnr"].groupby("look").mean()
         rows.append({
@@ -151,9 +154,9 @@ def said(frame: pd.DataFrame, over: str, start: str, level: float, *, sign: int 
 
 
 def free_decibels(frame: pd.DataFrame, level: float) -> tuple[plt.Figure, pd.DataFrame]:
-    """Bars of PSNR under the authors' law at one level: as it is and minus mean, with the bound of what keeps the mean."""
-    means = per_image(frame)
-    names = [name for name in dict.fromkeys(means.index.get_level_values("method")) if name != "minus mean"]
+    """Bars of PSNR under the authors' law at one level, as it is and minus mean, with the bound of what keeps the mean."""
+    means = per_image(frame).sort_index()
+    names = [name for name in dict.fromkeys(frame["method"]) if name != "minus mean"]
     rows = []
     for name in names:
         for start in STARTS[:2]:
@@ -210,8 +213,7 @@ def level_figure(frame: pd.DataFrame) -> tuple[plt.Figure, pd.DataFrame]:
                 }
                 for level in mean.index
             ]
-        note = ", classical methods minus mean" if law == "authors_code" else ""
-        axis.set_title(f"{LAWS[law]}{note}")
+        axis.set_title(LAWS[law])
         axis.set_xlabel("level")
         axis.set_xticks(mean.index)
     axes[0].set_ylabel("PSNR (dB), mean over looks")
@@ -221,7 +223,7 @@ def level_figure(frame: pd.DataFrame) -> tuple[plt.Figure, pd.DataFrame]:
 
 
 def seen_and_unseen(frame: pd.DataFrame) -> pd.DataFrame:
-    """Gain of every network over the noisy image, on looks of its training and on the one left out, mean over levels."""
+    """Gain of every network over the noisy image, on looks of its training and on the one left out; mean over levels."""
     own = frame[frame["law"] == frame["trained"]]
     keys = ["law", "look", "level", "image"]
     noisy = own[(own["method"] == "noisy") & (own["start"] == STARTS[0])].set_index(keys)["psnr"]
@@ -260,15 +262,6 @@ def example(result: Any, look: str, level: float, *, image: int = 0) -> dict[str
     return {name: np.asarray(picture) for name, picture in found.items()}
 
 
-def trained_network(result: Any) -> Any:
-    """The network of a stored training that kept its weights, in evaluation mode."""
-    settings = result.settings
-    skip = settings.get("skip", "gate")
-    net = build(settings["model"], seed=settings["seed"], network=settings.get("network"), skip=skip)
-    net.load_state_dict(result.weights)
-    return net.eval()
-
-
 def panels(pictures: Mapping[str, np.ndarray]) -> tuple[plt.Figure, pd.DataFrame]:
     """Clean, noisy and denoised pictures, what each method took off, and its error, in grey levels of 255."""
     clean, noisy = pictures["clean"], pictures["noisy"]
@@ -277,7 +270,7 @@ def panels(pictures: Mapping[str, np.ndarray]) -> tuple[plt.Figure, pd.DataFrame
     show = lambda axis, image, **more: axis.imshow(image, interpolation="nearest", **more)
     for column, (name, picture) in zip(axes.T, pictures.items(), strict=True):
         show(column[0], np.clip(picture.transpose(1, 2, 0), 0, 1))
-        column[0].set_title(name)
+        column[0].set_title(name.replace(" ", "\n"))
         taken, error = 255 * (noisy - picture).mean(0), 255 * (picture - clean).mean(0)
         parts = (taken if name not in ("clean", "noisy") else None, error if name != "clean" else None)
         for axis, part in zip(column[1:], parts, strict=True):
@@ -298,7 +291,7 @@ def panels(pictures: Mapping[str, np.ndarray]) -> tuple[plt.Figure, pd.DataFrame
         axis.spines[:].set_visible(False)
     for axis, label in zip(axes[:, 0], ("image", "taken off", "error"), strict=True):
         axis.set_ylabel(label)
-    figure.colorbar(drawn, ax=axes[1:], shrink=0.8, label="grey levels of 255")
+    figure.colorbar(drawn, ax=axes, shrink=0.7, label="grey levels of 255")
     return figure, pd.DataFrame(rows)
 
 

@@ -6,6 +6,7 @@ from medrepro.runs import Run
 
 TRAINING = "medrepro.dran.denoising_runs:train_denoiser"
 CLASSICAL = "medrepro.dran.denoising_runs:classical_scores"
+FINDERS = "medrepro.dran.task_runs:finders_on_denoised"
 
 NOISES = ("authors_code", "paper")  # uniform and positive; zero-mean Gaussian
 #: choice: the sixth look, which the networks of the comparison do not train on.
@@ -22,6 +23,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "rival": {"features": 8, "depth": 5},
         "test": {"test_images": 1, "test_size": 32},
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means"],
+        "finder": {"num_train": 16, "num_test": 16, "size": 32, "features": 8, "num_epochs": 2},
         "seeds": 2,
     },
     "cpu": {
@@ -32,6 +34,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "rival": {"features": 16, "depth": 17},  # the same field of view, 17 convolutions on the way
         "test": {"test_images": 2, "test_size": 64},
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
+        "finder": {"num_train": 96, "num_test": 64, "size": 48, "features": 8, "num_epochs": 20},
         "seeds": 3,
     },
     "gpu": {
@@ -41,6 +44,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "rival": {"features": 64, "depth": 17},
         "test": {"test_images": 8, "test_size": 128},
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
+        "finder": {"num_train": 1000, "num_test": 400, "size": 128, "features": 32, "num_epochs": 60},
         "seeds": 3,
     },
     "paper": {
@@ -53,6 +57,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "rival": {"features": 64, "depth": 17},
         "test": {"test_images": 50, "test_size": 256},
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
+        "finder": {"num_train": 1000, "num_test": 400, "size": 256, "features": 32, "num_epochs": 100},
         "seeds": 5,
     },
 }  # fmt: skip
@@ -98,7 +103,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "dran/02-dynamic-residual-attention": _inside_runs,
         "dran/03-comparison": _comparison_runs,
         "dran/04-ablation": _ablation_runs,
-        "dran/05-real-noise-and-tasks": _inside_runs,
+        "dran/05-real-noise-and-tasks": _task_runs,
         "dran/06-careful-reader": _inside_runs,
     }
     if notebook not in planners:
@@ -162,10 +167,25 @@ def _inside_runs(settings: dict[str, Any], *, seed: int = 0) -> list[Run]:
 
 
 def _ablation_runs(settings: dict[str, Any], *, seed: int = 0) -> list[Run]:
-    """Live: with the gate and without, three seeds; the first is the comparison's."""
+    """Live: with the gate and without, by seeds, and the first DRAN of the comparison under either law."""
     arms = ({}, {"skip": "identity"})
-    return [
+    trained = [
         _training(settings, "dran", "paper", seed + n, **arm, **({"keep_weights": True} if not arm and n == 0 else {}))
         for n in range(settings["seeds"])
         for arm in arms
+    ]
+    return trained + [run for run in _inside_runs(settings, seed=seed) if run not in trained]
+
+
+#: Levels at which the lesion finders are tested.
+TASK_LEVELS = (50,)
+
+
+def _task_runs(settings: dict[str, Any], *, seed: int = 0) -> list[Run]:
+    """The trained DRAN under Gaussian noise, and finders of lesions that get its results, by seeds and levels."""
+    [denoiser] = [run for run in _inside_runs(settings, seed=seed) if run.settings["noise"] == "paper"]
+    return [denoiser] + [
+        Run(FINDERS, {"denoiser": denoiser, "level": level, "seed": seed + n, **settings["finder"]}, "cpu")
+        for level in TASK_LEVELS
+        for n in range(settings["seeds"])
     ]
