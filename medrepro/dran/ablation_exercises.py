@@ -27,7 +27,7 @@ def check_paired_spread(answer: Callable[[np.ndarray, np.ndarray], float]) -> bo
     return verdict(holds, f"got {given}, expected {expected:.3f}; take differences seed by seed, divide by n - 1")
 
 
-def check_annealed(answer: Callable[[int], float]) -> bool:
+def check_temperature(answer: Callable[[int], float]) -> bool:
     """Whether `answer` gives the temperature after a number of steps of 3 down from 34, never below 1."""
     given = [answer(epoch) for epoch in range(15)]
     expected = [max(1, 34 - 3 * epoch) for epoch in range(15)]
