@@ -33,6 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dynamic_dncnn": dynamic_dncnn,
     "residual_mid_like": residual_mid_like,
 }
+QUALITIES = ("psnr", "ssim", "offset")
 NUM_EPOCHS = 20  # parts that a training is told in: history, rate and temperature change from part to part
 RISE = 0.3  # share of a training over which the one-cycle rate rises
 START = 25.0  # the one-cycle rate begins at its peak over this number
@@ -173,7 +174,6 @@ def train_denoiser(
         schedule=schedule,
         scratch=None if annealed else scratch,  # a temperature lies in no checkpoint of the loop
     )
-    net.to("cpu")
     metrics = {
         "best_epoch": trained.best_epoch,
         "best_val_loss": trained.best,
@@ -181,8 +181,9 @@ def train_denoiser(
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "predicted_on_clean": _mean_output(net, test_looks, test_size),
     }
-    weights = {"weights": dict(net.state_dict())} if keep_weights else {}
-    arrays = _tested(net, noise, level, crops, test_looks, test_images, test_size, levels)
+    kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}  # the test recalibrates its statistics
+    weights = {"weights": kept} if keep_weights else {}
+    arrays = _tested(net, crops, test_looks, test_images, test_size, levels)
     return {"metrics": metrics, "history": trained.history, "arrays": arrays, **weights}
 
 
@@ -227,9 +228,6 @@ def classical_scores(
     return {"metrics": {"images": len(test_looks) * test_images}, "arrays": arrays}
 
 
-QUALITIES = ("psnr", "ssim", "offset")
-
-
 def qualities(denoised: Tensor | np.ndarray, clean: Tensor) -> dict[str, np.ndarray]:
     """PSNR in dB, SSIM and offset in grey levels of each image."""
     return {"psnr": psnr(denoised, clean), "ssim": ssim(denoised, clean), "offset": offset(denoised, clean)}
@@ -272,24 +270,27 @@ def _l1_per_image(predicted: Tensor, noise: Tensor) -> Tensor:
 
 def _mean_output(net: nn.Module, looks: Sequence[str], size: int) -> float:
     """Mean |F| on clean images: what the network takes for noise where there is none."""
-    clean = torch.cat([clean_test(look, 1, size=size) for look in looks])
+    clean = torch.cat([clean_test(look, 1, size=size) for look in looks]).to(_device(net))
     with torch.no_grad():
         return float(net(2 * clean - 1).abs().mean())
 
 
+def _device(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
 def _tested(
-    net: nn.Module, noise: str, level: float | None, crops: Callable[[int], NoisyCrops], looks: Sequence[str],
-    count: int, size: int, levels: Sequence[float],
+    net: nn.Module, crops: Callable[[int], NoisyCrops], looks: Sequence[str], count: int, size: int, levels: Sequence[float],
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Arrays of `train_denoiser`; afterwards the network holds recalibrated statistics."""
     shape = (len(NOISES), len(WAYS), len(looks), len(levels), count)
     arrays = {name: np.empty(shape, np.float32) for name in QUALITIES}
     for w, way in enumerate(WAYS):
         if way == "recalibrated":
-            recalibrate(net, (noisy for noisy, _ in crops(NUM_RECALIBRATION)))
+            recalibrate(net, (noisy.to(_device(net)) for noisy, _ in crops(NUM_RECALIBRATION)))
         for (n, preset), (r, look), (v, tested) in itertools.product(*map(enumerate, (NOISES, looks, levels))):
             clean = clean_test(look, count, size=size)
-            noisy = with_noise(clean, at_level(tested, preset), seed=v)
+            noisy = with_noise(clean, at_level(tested, preset), seed=v).to(_device(net))
             denoised = denoise_batch(net, noisy, statistics="image" if way == "image" else "running")
             for name, values in qualities(denoised, clean).items():
                 arrays[name][n, w, r, v] = values
