@@ -62,7 +62,8 @@ class Trained:
         with torch.no_grad():
             for block in net.blocks:
                 block[0].conv.excite.weight.zero_()
-                block[0].conv.excite.weight[0] = 1e6  # one kernel takes all wherever a hidden unit is on
+                block[0].conv.excite.weight[0] = 1e6  # one kernel takes all
+            net.blocks[0][0].conv.squeeze.weight.abs_()  # in the first layer at least, whose input is not negative
         self.weights = net.state_dict()
         shape = (len(NOISES), len(WAYS), len(LOOKS), len(LEVELS), 2)
         psnr = np.zeros(shape, np.float32)
