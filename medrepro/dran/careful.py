@@ -11,13 +11,14 @@ import torch
 
 from medrepro import plotting, published
 from medrepro.data.catalogue import data_folders
-from medrepro.dran.comparison import LAWS, STARTS, scores, trained_network
+from medrepro.dran.comparison import LAWS, STARTS, scores
 from medrepro.dran.denoising_data import LOOKS, clean_test, with_noise
 from medrepro.dran.denoising_runs import NOISES, WAYS
 from medrepro.dran.network import DRAN
 from medrepro.dran.noise import LEVELS, Uniform, at_level, bias_bound, expected_psnr
 from medrepro.dran.quality import psnr, ssim
 from medrepro.dran.rivals import CLASSICAL, channel_average
+from medrepro.dran.trained import trained_network
 
 PAPER = "dran"
 #: Tables of single numbers, in reading order; the others are long and have figures of their own.

@@ -1,4 +1,4 @@
-"""What the trainings say to the ledger's claims: DRAN against other methods, the gate against the identity, every look."""
+"""What the trainings say to the ledger's claims: DRAN against other methods, its gate, every look, what comes after."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,8 +11,11 @@ from medrepro.dran import experiments
 from medrepro.dran.comparison import LAWS, STARTS
 from medrepro.dran.denoising_data import LOOKS
 from medrepro.dran.denoising_runs import NOISES, WAYS
+from medrepro.dran.task_runs import SHOWN, TRAINED_ON
 
-COMPARISON, ABLATION = "dran/03-comparison", "dran/04-ablation"
+COMPARISON, ABLATION, AFTERWARDS = "dran/03-comparison", "dran/04-ablation", "dran/05-real-noise-and-tasks"
+#: Tasks after denoising by the names of the ledger, with the axes of `medrepro.dran.task_runs.finders_on_denoised`.
+TASKS = {"segmentation": "dice", "detection": "detected", "image with or without lesion": "area"}
 
 Effects = Callable[[Sequence[Any]], list[float]]
 
@@ -83,6 +86,20 @@ def gate_over_identity(results: Sequence[Any]) -> list[float]:
     return [float(1 - found["gate"][1] / found["identity"][1]) for found in pairs]
 
 
+def task_gain(results: Sequence[Any], task: str) -> list[float]:
+    """Score of a finder trained on clean images that gets DRAN's results, minus its score on noisy ones; one value a seed.
+
+    Levels are averaged.
+    """
+    gains: dict[int, list[float]] = {}
+    row, denoised, noisy = TRAINED_ON.index("clean"), SHOWN.index("DRAN"), SHOWN.index("noisy")
+    for one in results:
+        if "denoiser" in one.settings:
+            score = one.arrays[task][row]
+            gains.setdefault(one.settings["seed"], []).append(float(score[denoised] - score[noisy]))
+    return [float(np.mean(found)) for _, found in sorted(gains.items())]
+
+
 def over_dncnn(*, live: bool) -> list[ledger.Evidence]:
     """Evidence that DRAN is better than DnCNN, a condition a law of noise."""
     parts = {name: _of(over_network, rival="dncnn", law=law) for law, name in LAWS.items()}
@@ -108,6 +125,12 @@ def one_network_for_all(*, live: bool) -> list[ledger.Evidence]:
 def gate_speeds_up(*, live: bool) -> list[ledger.Evidence]:
     """Evidence that a network with noise gates has the smaller validation loss after equally many steps."""
     return _evidence(ABLATION, {"Gaussian": gate_over_identity}, live=live)
+
+
+def helps_afterwards(*, live: bool) -> list[ledger.Evidence]:
+    """Evidence that finders of lesions do better on denoised than on noisy images, a condition a task."""
+    parts = {name: _of(task_gain, task=task) for name, task in TASKS.items()}
+    return _evidence(AFTERWARDS, parts, live=live)
 
 
 def _of(function: Callable[..., list[float]], **given: str) -> Effects:

@@ -9,6 +9,7 @@ from medrepro import ledger, recorded, runs
 from medrepro.dran import evidence, experiments
 from medrepro.dran.denoising_data import LOOKS
 from medrepro.dran.denoising_runs import NOISES, WAYS
+from medrepro.dran.task_runs import SHOWN, TASKS, TRAINED_ON
 
 LEVELS, IMAGES = 3, 2
 HALF = 0.3
@@ -151,3 +152,24 @@ def test_gate_pairs_are_found_among_all_arms_and_a_diverged_training_has_none():
     assert evidence.gate_over_identity(results) == pytest.approx([0.5, 0.5, 0.5])
     results[0].history[-1]["val_loss"] = float("nan")
     assert len(evidence.gate_over_identity(results)) == 2
+
+
+class Finders:
+    """A result of finders that score `noisy` and `denoised` where trained on clean images, and 0.9 everywhere else."""
+
+    def __init__(self, run, noisy, denoised):
+        scores = np.full((len(TRAINED_ON), len(SHOWN)), 0.9)
+        scores[0, SHOWN.index("noisy")], scores[0, SHOWN.index("DRAN")] = noisy, denoised
+        self.settings, self.arrays = run.settings, dict.fromkeys(TASKS, scores)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "denoised", "expected"), [(0.4, 0.6, ledger.SUPPORTED), (0.6, 0.4, ledger.CONTRADICTED)]
+)
+def test_verdict_on_tasks_follows_the_sign(monkeypatch, noisy, denoised, expected):
+    monkeypatch.setattr(recorded, "found", lambda wanted: [])
+    monkeypatch.setattr(runs, "load", lambda run: Finders(run, noisy, denoised))
+    found = evidence.helps_afterwards(live=True)
+    assert verdicts(found, 0.05) == dict.fromkeys(evidence.TASKS, expected)
+    assert {len(one.effects) for one in found} == {3}
+    assert set(evidence.TASKS.values()) == set(TASKS)

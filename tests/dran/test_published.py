@@ -110,4 +110,4 @@ def test_conditions_of_the_ledger_are_those_that_evidence_speaks_to(monkeypatch)
             function = getattr(evidence, row.evidence.split(":")[1])
             spoken[row.item] = function(live=True, **row.given)
             assert [condition.name for condition in row.conditions] == spoken[row.item]
-    assert len(spoken) == 5
+    assert len(spoken) == 6
