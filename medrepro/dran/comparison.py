@@ -202,17 +202,19 @@ def level_figure(frame: pd.DataFrame) -> tuple[plt.Figure, pd.DataFrame]:
             seeds = part.groupby(["level", "seed"])["psnr"].mean()
             mean, low, high = (seeds.groupby("level").agg(kind) for kind in ("mean", "min", "max"))
             axis.errorbar(mean.index, mean, yerr=[mean - low, high - mean], capsize=3, label=method, **plotting.look(n))
-            rows += [
-                {
-                    "law": LAWS[law],
-                    "method": method,
-                    "level": level,
-                    "PSNR (dB)": mean[level],
-                    "lowest": low[level],
-                    "highest": high[level],
-                }
-                for level in mean.index
-            ]
+            images = part.groupby(["level", "look", "image"])[list(QUALITIES)].mean()
+            for level in mean.index:
+                own_level = images.loc[level]
+                looks = own_level["psnr"].groupby("look").mean()
+                rows.append(
+                    {"law": LAWS[law], "method": method, "level": level, "PSNR (dB)": mean[level]}
+                    | {
+                        "over images": f"{interval(own_level['psnr']):.2f}",
+                        "SSIM": f"{interval(own_level['ssim']):.3f}",
+                    }
+                    | {"lowest seed": low[level], "highest seed": high[level]}
+                    | {look: looks.get(look) for look in LOOKS}
+                )
         axis.set_title(LAWS[law])
         axis.set_xlabel("level")
         axis.set_xticks(mean.index)
@@ -263,33 +265,31 @@ def example(result: Any, look: str, level: float, *, image: int = 0) -> dict[str
 
 
 def panels(pictures: Mapping[str, np.ndarray]) -> tuple[plt.Figure, pd.DataFrame]:
-    """Clean, noisy and denoised pictures, what each method took off, and its error, in grey levels of 255."""
+    """Clean, noisy and denoised pictures with their middle ninth, what each method took off, and its error, in grey levels."""
     clean, noisy = pictures["clean"], pictures["noisy"]
-    figure, axes = plt.subplots(3, len(pictures), figsize=(plotting.WIDTH, 0.62 * plotting.WIDTH + 0.4), squeeze=False)
+    figure, axes = plt.subplots(4, len(pictures), figsize=(plotting.WIDTH, 0.84 * plotting.WIDTH + 0.4), squeeze=False)
     limit, rows = 255 * float(np.abs(noisy - clean).max()), []
     show = lambda axis, image, **more: axis.imshow(image, interpolation="nearest", **more)
+    height, width = clean.shape[1:]
+    detail = (slice(height // 3, 2 * height // 3), slice(width // 3, 2 * width // 3))
     for column, (name, picture) in zip(axes.T, pictures.items(), strict=True):
-        show(column[0], np.clip(picture.transpose(1, 2, 0), 0, 1))
+        visible = np.clip(picture.transpose(1, 2, 0), 0, 1)
+        show(column[0], visible)
+        show(column[1], visible[detail])
         column[0].set_title(name.replace(" ", "\n"))
         taken, error = 255 * (noisy - picture).mean(0), 255 * (picture - clean).mean(0)
         parts = (taken if name not in ("clean", "noisy") else None, error if name != "clean" else None)
-        for axis, part in zip(column[1:], parts, strict=True):
+        for axis, part in zip(column[2:], parts, strict=True):
             if part is not None:
                 drawn = show(axis, part, cmap="RdBu_r", vmin=-limit, vmax=limit)
         if name != "clean":
-            rows.append(
-                {
-                    "method": name,
-                    "mean taken off": taken.mean(),
-                    "mean error": error.mean(),
-                    "deviation of error": error.std(),
-                }
-            )
+            errors = {"mean taken off": taken.mean(), "mean error": error.mean(), "deviation of error": error.std()}
+            rows.append({"method": name} | errors)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
-    for axis, label in zip(axes[:, 0], ("image", "taken off", "error"), strict=True):
+    for axis, label in zip(axes[:, 0], ("image", "detail", "taken off", "error"), strict=True):
         axis.set_ylabel(label)
     figure.colorbar(drawn, ax=axes, shrink=0.7, label="grey levels of 255")
     return figure, pd.DataFrame(rows)
