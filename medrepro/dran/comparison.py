@@ -201,7 +201,10 @@ def level_figure(frame: pd.DataFrame) -> tuple[plt.Figure, pd.DataFrame]:
         for n, (method, part) in enumerate(own.groupby("method", sort=False)):
             seeds = part.groupby(["level", "seed"])["psnr"].mean()
             mean, low, high = (seeds.groupby("level").agg(kind) for kind in ("mean", "min", "max"))
-            axis.errorbar(mean.index, mean, yerr=[mean - low, high - mean], capsize=3, label=method, **plotting.look(n))
+            style = (
+                plotting.look(n - 1) if n else {"color": "black", "linestyle": ":", "marker": "|"}
+            )  # noisy comes first
+            axis.errorbar(mean.index, mean, yerr=[mean - low, high - mean], capsize=3, label=method, **style)
             images = part.groupby(["level", "look", "image"])[list(QUALITIES)].mean()
             for level in mean.index:
                 own_level = images.loc[level]
