@@ -29,7 +29,7 @@ TEMPERATURES = (34.0, 10.0, 1.0)
 GATE_LEVELS = (0, 15, 25, 50)
 #: Statistics of batch norm; the last way also fixes all attentions at 1/K.
 BIAS_WAYS = ("running", "of the batch", "of the batch, attention equal")
-BIAS_SIZES = (0.0, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e4, 1e6, 1e8, 1e38)
+BIAS_SIZES = (0.0, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e38)
 
 
 def fresh(preset: str = "paper", *, seed: int = 0, **settings: Any) -> DRAN:
@@ -60,6 +60,15 @@ def size_of(module: nn.Module) -> int:
 def one_hot(conv: DynamicConv2d, kernel: int) -> Tensor:
     """Attention (1, K) that gives everything to one kernel."""
     return F.one_hot(torch.tensor([kernel]), conv.kernels).float()
+
+
+@torch.no_grad()
+def most_dynamic(net: DRAN, image: Tensor) -> tuple[DynamicConv2d, Tensor]:
+    """The dynamic convolution whose attention to one image departs most from 1/K, and the features that it gets."""
+    attention = net.attention(image)
+    place = int((attention - 1 / net.kernels).abs().amax((1, 2)).argmax())
+    block = net.blocks[(place // net.num_layers) % len(net.blocks)]
+    return block[place % net.num_layers].conv, net.layer_input(image, attention[:place])
 
 
 @torch.no_grad()
@@ -122,8 +131,9 @@ def attention_table(
     Returns
     -------
     DataFrame
-        Columns ``network``, ``T``, ``departure`` (largest |a - 1/K|), ``entropy`` (mean, over ln K) and
-        ``between images`` (largest range of one weight over the images).
+        Columns ``network``, ``T``, ``departure`` (largest |a - 1/K|), ``entropy`` (mean, over ln K),
+        ``between images`` (largest range of one weight over the images) and ``exactly equal`` (share of attentions whose
+        logits are all 0, since all their hidden units are).
     """
     rows = []
     for name, (net, images) in networks.items():
@@ -136,6 +146,7 @@ def attention_table(
             rows.append({
                 "network": name, "T": temperature, "departure": float((a - 1 / net.kernels).abs().max()),
                 "entropy": float(entropy), "between images": float((a.amax(1) - a.amin(1)).max()),
+                "exactly equal": float((a == a[..., :1]).all(-1).float().mean()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -175,7 +186,7 @@ def attention_worth(net: DRAN, clean: Tensor, level: float, preset: str) -> pd.D
 
 @torch.no_grad()
 def bias_table(
-    sizes: Sequence[float] = BIAS_SIZES, *, features: int = 16, layers: int = 5, count: int = 2, seed: int = 0
+    sizes: Sequence[float] = BIAS_SIZES, *, features: int = 16, layers: int = 5, count: int = 1, seed: int = 0
 ) -> pd.DataFrame:
     """Output of fresh networks whose dynamic biases are uniform on (-size, size), by the statistics of batch norm.
 
@@ -186,7 +197,7 @@ def bias_table(
         (share of finite outputs with |F| > 0.99), ``detail`` (standard deviation over the pixels of an image, border left
         out) and ``not finite`` (share of all outputs).
     """
-    images = noisy_input(phantoms(size=32), 25)
+    images = noisy_input(phantoms(size=32)[:4], 25)
     rows = []
     middle = (..., slice(8, 24), slice(8, 24))
     for size in sizes:
@@ -567,7 +578,7 @@ def without_gradient(**settings: Any) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def birth_table(*, widths: Sequence[int] = (16, 64), seeds: int = 2) -> pd.DataFrame:
+def birth_table(*, widths: Sequence[int] = (16, 64), seeds: int = 1) -> pd.DataFrame:
     """Mean |F| of new networks by width, with running statistics and with those of the batch."""
     images = noisy_input(phantoms(size=32)[:4], 25)
     rows = []
@@ -667,7 +678,7 @@ def settled_weights(uses: int, momentum: float = 0.1) -> np.ndarray:
 
 @torch.no_grad()
 def norm_table(
-    *, bn: str = "shared", steps: int = 160, features: int = 16, layers: int = 2, seed: int = 0
+    *, bn: str = "shared", steps: int = 100, features: int = 16, layers: int = 1, seed: int = 0
 ) -> pd.DataFrame:
     """Running statistics of the first batch norm of a shared block, after one batch was shown over and over.
 
@@ -684,7 +695,7 @@ def norm_table(
         `attrs["off"]` is the largest distance of the running mean of a shared set from the mixture by `settled_weights`.
     """
     net = fresh("authors_code", seed=seed, bn=bn, features=features, layers=layers).train()
-    images = noisy_input(phantoms(size=32)[:, :, 8:24, 8:24], 25)
+    images = noisy_input(phantoms(size=32)[:4, :, 8:24, 8:24], 25)
     layer, seen = net.blocks[0][0], []
     hook = layer.conv.register_forward_hook(lambda _, __, y: seen.append((y.mean((0, 2, 3)), y.std((0, 2, 3)))))
     for _ in range(steps):

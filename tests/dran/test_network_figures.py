@@ -53,6 +53,17 @@ def test_attention_leaves_uniformity_as_the_temperature_falls():
     assert figures.attention_figure(table)
 
 
+def test_negative_hidden_units_make_attention_exactly_equal():
+    net = figures.fresh(**SMALL)
+    for block in net.blocks[:2]:
+        torch.nn.init.constant_(block[0].conv.squeeze.weight, -1.0)
+    table = figures.attention_table({"new": (net, IMAGES)}, temperatures=(1.0,))
+    assert table["exactly equal"].iloc[0] >= 2 / 3
+    conv, x = figures.most_dynamic(net, IMAGES[:1])
+    assert conv is net.blocks[2][0].conv
+    torch.testing.assert_close(conv.attention(x), net.attention(IMAGES[:1])[2])
+
+
 def test_live_attention_changes_nothing_against_itself():
     table = figures.attention_worth(figures.fresh(**SMALL), CLEAN, 25, "paper").set_index("attention")
     assert table.loc["live", "change (dB)"] == 0
