@@ -29,6 +29,7 @@ TEMPERATURES = (34.0, 10.0, 1.0)
 GATE_LEVELS = (0, 15, 25, 50)
 #: Statistics of batch norm; the last way also fixes all attentions at 1/K.
 BIAS_WAYS = ("running", "of the batch", "of the batch, attention equal")
+LEAST_SPREAD = 1e-6  # less is drawn here, on a logarithmic axis
 BIAS_SIZES = (0.0, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e38)
 
 
@@ -63,9 +64,12 @@ def one_hot(conv: DynamicConv2d, kernel: int) -> Tensor:
 
 
 @torch.no_grad()
-def most_dynamic(net: DRAN, image: Tensor) -> tuple[DynamicConv2d, Tensor]:
-    """The dynamic convolution whose attention to one image departs most from 1/K, and the features that it gets."""
-    attention = net.attention(image)
+def most_dynamic(net: DRAN, image: Tensor, *, drabs: int | None = None) -> tuple[DynamicConv2d, Tensor]:
+    """The dynamic convolution whose attention to one image departs most from 1/K, and the features that it gets.
+
+    `drabs` limits the search to the first DRABs.
+    """
+    attention = net.attention(image)[: drabs and drabs * net.num_layers]
     place = int((attention - 1 / net.kernels).abs().amax((1, 2)).argmax())
     block = net.blocks[(place // net.num_layers) % len(net.blocks)]
     return block[place % net.num_layers].conv, net.layer_input(image, attention[:place])
@@ -228,7 +232,7 @@ def bias_figure(table: pd.DataFrame) -> plt.Figure:
     drawn = table[(table["size"] > 0) & (table["not finite"] == 0)]
     for axis, column in zip(axes, ("mean |F|", "detail"), strict=True):
         for place, (name, part) in enumerate(drawn.groupby("statistics", sort=False)):
-            axis.loglog(part["size"], part[column].clip(lower=1e-9), label=name, **plotting.look(place))
+            axis.loglog(part["size"], part[column].clip(lower=LEAST_SPREAD), label=name, **plotting.look(place))
         axis.set_xticks([1e-2, 1, 1e2, 1e4, 1e6, 1e8])
         axis.minorticks_off()
         axis.set_xlabel("largest bias")
