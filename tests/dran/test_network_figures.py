@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medrepro.dran import network_exercises
+from medrepro.dran import network_diagram, network_exercises
 from medrepro.dran import network_figures as figures
 from medrepro.dran.network import DRAN
 
@@ -127,10 +127,10 @@ def test_reflection_keeps_a_constant_map_constant_and_zeros_do_not():
 
 def test_parts_of_both_presets_sum_to_the_counts_of_the_code():
     nets = {preset: DRAN(preset) for preset in ("paper", "authors_code")}
-    figure, table = figures.diagram(nets)
+    figure, table = network_diagram.diagram(nets)
     assert figure
     assert table.groupby("network")["new parameters"].sum().to_dict() == {"paper": 2_458_944, "authors_code": 969_664}
-    assert sum(figures.layer_parts(nets["paper"]).values()) * 5 == 744_640
+    assert sum(network_diagram.layer_parts(nets["paper"]).values()) * 5 == 744_640
     again = table[table["operation"].str.contains("again")]
     assert len(again) == 2
     assert (again["new parameters"] == 0).all()
