@@ -146,6 +146,24 @@ def seed_gain(frame: pd.DataFrame, law: str, rival: str, *, method: str = "DRAN"
     return interval(paired)
 
 
+def not_begun(frame: pd.DataFrame, *, least: float = 0.5) -> list[str]:
+    """Networks whose mean gain over the noisy image under their own law is below `least` dB: they have not begun to learn."""
+    own = frame[frame["law"] == frame["trained"]]
+    means = own[own["start"] == STARTS[0]].groupby(["law", "method"], sort=False)["psnr"].mean()
+    names = [(law, name) for law, name in means.index if name in NETWORKS.values() and (law, "noisy") in means.index]
+    return [f"{name} ({LAWS[law]})" for law, name in names if means[law, name] - means[law, "noisy"] < least]
+
+
+def over_dncnn_line(frame: pd.DataFrame) -> str:
+    """Gain of DRAN over DnCNN under each law for which both were trained, as text."""
+    parts = []
+    for law, name in LAWS.items():
+        both = set(frame[(frame["law"] == law) & (frame["trained"] == law)]["method"])
+        if {"DRAN", "DnCNN"} <= both:
+            parts.append(f"{name}: {seed_gain(frame, law, 'DnCNN'):.2f} dB")
+    return "; ".join(parts) or "not trained"
+
+
 def said(frame: pd.DataFrame, over: str, start: str, level: float, *, sign: int = 1) -> str:
     """A row of `gaps` as text: gain with its interval, times `sign`."""
     row = frame[(frame["over"] == over) & (frame["start"] == start) & (frame["level"] == level)].iloc[0]

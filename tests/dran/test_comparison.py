@@ -72,6 +72,11 @@ def test_gain_over_a_network_is_paired_by_seed():
     assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
 
 
+def test_a_network_that_gains_nothing_has_not_begun_to_learn():
+    results = [trained(20.3, model="dncnn"), trained(26.0), classical(20.0)]
+    assert comparison.not_begun(comparison.scores(results)) == ["DnCNN (Gaussian)"]
+
+
 def test_tables_say_what_each_method_was_told():
     frame = comparison.scores([classical(20.0, noise="authors_code"), trained(20.0, noise="authors_code")])
     table = comparison.comparison_table(frame, "authors_code", level=50).set_index(["method", "start"])["told"]
