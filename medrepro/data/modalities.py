@@ -29,7 +29,7 @@ class Canvas:
         rows, columns = self.rows - centre[0], self.columns - centre[1]
         along = rows * np.cos(angle) + columns * np.sin(angle)
         across = columns * np.cos(angle) - rows * np.sin(angle)
-        return np.hypot(along / radii[0], across / radii[1])
+        return np.sqrt((along / radii[0]) ** 2 + (across / radii[1]) ** 2)
 
     def soft(self, distance: np.ndarray) -> np.ndarray:
         """Coverage of pixels, from a signed distance to an outline in image units (negative inside): anti-aliased."""
@@ -50,13 +50,14 @@ class Canvas:
 
     def line(self, points: np.ndarray, width: float) -> np.ndarray:
         """Profile of a polyline through points (n, 2) in image units: Gaussian across, at least 0.6 pixels wide."""
-        nearest = np.full((self.size, self.size), np.inf)
+        nearest = np.full((self.size, self.size), np.inf)  # square of the distance
         for start, stop in itertools.pairwise(points):
             step = stop - start
             rows, columns = self.rows - start[0], self.columns - start[1]
-            share = np.clip((rows * step[0] + columns * step[1]) / max(step @ step, 1e-12), 0, 1)
-            nearest = np.minimum(nearest, np.hypot(rows - share * step[0], columns - share * step[1]))
-        return np.exp(-((nearest / max(width, 1.2 / self.size)) ** 2) / 2)
+            share = (rows * step[0] + columns * step[1]) / max(step @ step, 1e-12)
+            share = np.minimum(np.maximum(share, 0), 1)
+            np.minimum(nearest, (rows - share * step[0]) ** 2 + (columns - share * step[1]) ** 2, out=nearest)
+        return np.exp(-nearest / (2 * max(width, 1.2 / self.size) ** 2))
 
     def path(self, start: np.ndarray, *, length: float, bend: float, steps: int = 8) -> np.ndarray:
         """Random bent path of `steps` pieces, shape (steps + 1, 2)."""

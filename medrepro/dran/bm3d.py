@@ -4,14 +4,16 @@ Stage one thresholds the spectrum of groups of similar blocks, stage two filters
 the pilot. Own implementation from the published description: the block transform is a cosine transform in both stages.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
 BLOCK = 8
 HARD = 2.7  # threshold in standard deviations
 CHUNK = 1024  # groups filtered at once
+ENTRIES = 1 << 22  # squares of differences held at once
 
 # orthonormal: luminance first, then the two differences of the opponent colour space
 OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
@@ -108,31 +110,25 @@ def match_blocks(plane: np.ndarray, stage: Stage, *, penalty: float = 0.0) -> tu
     counts
         Blocks within the greatest distance, rounded down to a power of two, shape (R,).
     """
-    height, width = plane.shape
-    rows, columns = (_corners(side, stage.step) for side in (height, width))
-    offsets = [(r, c) for r in range(-stage.radius, stage.radius + 1) for c in range(-stage.radius, stage.radius + 1)]
-    offsets.sort(key=lambda o: o != (0, 0))
+    rows, columns = (_corners(side, stage.step) for side in plane.shape)
+    shifts = np.arange(-stage.radius, stage.radius + 1)
     best = np.full((stage.most, rows.size * columns.size), np.inf, np.float32)
     place = np.zeros(best.shape, np.int32)
-    pending, names = [], []
-    for index, (r, c) in enumerate(offsets):
-        pending.append(_distances(plane, r, c, rows, columns).ravel())
-        names.append(index)
-        if len(pending) == 64 or index == len(offsets) - 1:
-            values = np.concatenate([best, np.stack(pending)])
-            labels = np.concatenate(
-                [place, np.broadcast_to(np.array(names, np.int32)[:, None], (len(names), best.shape[1]))]
-            )
-            kept = np.argpartition(values, stage.most - 1, axis=0)[: stage.most]
-            best, place = np.take_along_axis(values, kept, 0), np.take_along_axis(labels, kept, 0)
-            pending, names = [], []
+    parts = np.array_split(np.arange(shifts.size), -(-plane.size * shifts.size // ENTRIES))
+    for index, part in itertools.product(range(shifts.size), parts):
+        found = _distances(plane, shifts[index], shifts[part], rows, columns).reshape(part.size, -1)
+        labels = (index * shifts.size + part).astype(np.int32)
+        values = np.concatenate([best, found])
+        labels = np.concatenate([place, np.broadcast_to(labels[:, None], found.shape)])
+        kept = np.argpartition(values, stage.most - 1, axis=0)[: stage.most]
+        best, place = np.take_along_axis(values, kept, 0), np.take_along_axis(labels, kept, 0)
     order = np.lexsort((place, best), axis=0)
     best, place = np.take_along_axis(best, order, 0), np.take_along_axis(place, order, 0)
     near = np.maximum(1, (best - penalty <= stage.distance).sum(0))
     counts = 2 ** np.floor(np.log2(near)).astype(int)
-    shifts = np.array(offsets)[place]  # (most, R, 2)
+    moved = np.stack([shifts[place // shifts.size], shifts[place % shifts.size]], -1)  # (most, R, 2)
     corner = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    found = np.where((np.arange(stage.most)[:, None] < counts)[..., None], corner + shifts, corner)
+    found = np.where((np.arange(stage.most)[:, None] < counts)[..., None], corner + moved, corner)
     return found[..., 0].T, found[..., 1].T, counts
 
 
@@ -141,23 +137,38 @@ def _corners(side: int, step: int) -> np.ndarray:
     return np.unique(np.append(np.arange(0, side - BLOCK + 1, step), side - BLOCK))
 
 
-def _distances(plane: np.ndarray, r: int, c: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Mean square distance of each reference block to the one (r, c) further; infinite outside; -1 to itself."""
+def _distances(plane: np.ndarray, r: int, shifts: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Mean square distance of each reference block to those r rows and every shift of columns further.
+
+    Shape (shifts, rows, columns); infinite outside the plane, -1 to itself.
+    """
     height, width = plane.shape
-    result = np.full((rows.size, columns.size), np.inf, np.float32)
-    top, left = max(0, -r), max(0, -c)
-    bottom, right = min(height, height - r), min(width, width - c)
-    if bottom - top < BLOCK or right - left < BLOCK:
-        return result
-    if r == 0 == c:
-        result[:] = -1
-        return result
-    squares = (plane[top:bottom, left:right] - plane[top + r : bottom + r, left + c : right + c]) ** 2
-    means = ndimage.uniform_filter(squares, BLOCK, origin=-(BLOCK // 2), mode="constant")
+    result = np.full((shifts.size, rows.size, columns.size), np.inf, np.float32)
+    top, bottom = max(0, -r), min(height, height - r)
     in_rows = (rows >= top) & (rows + BLOCK <= bottom)
-    in_columns = (columns >= left) & (columns + BLOCK <= right)
-    result[np.ix_(in_rows, in_columns)] = means[np.ix_(rows[in_rows] - top, columns[in_columns] - left)]
+    if not in_rows.any():
+        return result
+    reach = max(-shifts[0], shifts[-1], 0)
+    framed = np.pad(plane[top + r : bottom + r], ((0, 0), (reach, reach)))
+    windows = np.lib.stride_tricks.sliding_window_view(framed, width, axis=1)
+    further = windows[:, reach + shifts[0] : reach + shifts[-1] + 1]
+    squares = (plane[top:bottom, None] - further) ** 2
+    sums = _sums_of_eight(squares, 0)[rows[in_rows] - top]
+    sums = _sums_of_eight(sums, 2)[..., columns]
+    result[:, in_rows] = sums.transpose(1, 0, 2) / BLOCK**2
+    to = columns + shifts[:, None]
+    result[np.broadcast_to(((to < 0) | (to + BLOCK > width))[:, None], result.shape)] = np.inf
+    if r == 0:
+        result[shifts == 0] = -1
     return result
+
+
+def _sums_of_eight(x: np.ndarray, axis: int) -> np.ndarray:
+    """Sums over eight neighbours along an axis, wherever they fit, by doubling."""
+    x = np.moveaxis(x, axis, -1)
+    for span in (1, 2, 4):
+        x = x[..., :-span] + x[..., span:]
+    return np.moveaxis(x, -1, axis)
 
 
 def haar(size: int) -> np.ndarray:

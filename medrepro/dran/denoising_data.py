@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -71,14 +72,20 @@ def pair(clean: Tensor, law: Law, generator: torch.Generator) -> tuple[Tensor, T
 
 
 def training_images(looks: Sequence[str], count: int, seed: int, *, size: int) -> Tensor:
-    """Clean phantoms (count, 3, size, size) in [0, 1], the looks in turn."""
+    """Clean phantoms (count, 3, size, size) in [0, 1], the looks in turn; not to be written to: they are kept."""
+    return _training_images(tuple(looks), count, seed, size)
+
+
+@lru_cache(maxsize=2)  # of one seed, for training and validation: networks of a seed are trained one after the other
+def _training_images(looks: tuple[str, ...], count: int, seed: int, size: int) -> Tensor:
     parts = [modality_phantoms(look, -(-count // len(looks)), seed, size=size) for look in looks]
     mixed = np.stack(parts, 1).reshape(-1, 3, size, size)
     return torch.from_numpy(mixed[:count])
 
 
+@lru_cache(maxsize=len(LOOKS))
 def clean_test(look: str, count: int, *, size: int) -> Tensor:
-    """Clean test phantoms (count, 3, size, size): the same for every run."""
+    """Clean test phantoms (count, 3, size, size): the same for every run, kept, and not to be written to."""
     return torch.from_numpy(modality_phantoms(look, count, TEST_SEED, size=size))
 
 

@@ -1,10 +1,12 @@
 """Adam as the authors' framework writes it: epsilon enters before the bias correction (Martins, Coimbra, Renna 2025)."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 
 class KerasAdam(torch.optim.Optimizer):
@@ -65,23 +67,34 @@ class KerasAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = 0
+                    state["age"] = 0
+                    state["step"] = torch.zeros((), device=parameter.device)  # the same, where the kernel reads it
                     state["mean"] = torch.zeros_like(parameter)
                     state["square"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                by_age.setdefault(state["step"], []).append(parameter)
+                state["age"] += 1
+                by_age.setdefault(state["age"], []).append(parameter)
             for t, parameters in by_age.items():
                 self._update(parameters, t, group)
         return loss
 
     def _update(self, parameters: list[Tensor], t: int, group: dict[str, Any]) -> None:
-        """One update of parameters in their step t, all tensors in one call."""
-        (beta_1, beta_2), gradients = group["betas"], [parameter.grad for parameter in parameters]
-        means, squares = ([self.state[parameter][key] for parameter in parameters] for key in ("mean", "square"))
-        torch._foreach_lerp_(means, gradients, 1 - beta_1)
-        torch._foreach_mul_(squares, beta_2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta_2)
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_add_(roots, group["eps"])
-        rate = group["lr"] * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t)
-        torch._foreach_addcdiv_(parameters, means, roots, -rate)
+        """One update of parameters in their step t, all in one pass of torch's own kernel."""
+        beta_1, beta_2 = group["betas"]
+        means, squares, steps = ([self.state[p][key] for p in parameters] for key in ("mean", "square", "step"))
+        adam(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            means,
+            squares,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=beta_1,
+            beta2=beta_2,
+            lr=group["lr"],
+            weight_decay=0.0,
+            # torch's Adam adds epsilon to the corrected root: with this one the step is that of Keras
+            eps=group["eps"] / math.sqrt(1 - beta_2**t),
+            maximize=False,
+        )
