@@ -106,6 +106,17 @@ def write_keys(profile: str) -> None:
         (build / "book.stamp").unlink(missing_ok=True)
 
 
+def pages_without_runs(profile: str) -> list[str]:
+    """Pages whose manifest of runs is missing or older than its key."""
+    build = paths.build(profile)
+
+    def is_old(name: str) -> bool:
+        key, manifest = build / "keys" / "runs" / name, build / "manifests" / f"{name}.json"
+        return not manifest.is_file() or manifest.stat().st_mtime < key.stat().st_mtime
+
+    return [name for name in pages() if is_old(name)]
+
+
 def _write_key(path: Path, digest: str) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == digest:
         return

@@ -224,6 +224,18 @@ def data_check(name: str) -> None:
         print(finding)
 
 
+@job_app.command("together")
+def job_together(profile: str) -> None:
+    """Compute what all pages with missing runs need by the same warm workers; failures are left to `job runs` to tell."""
+    from medrepro import bookbuild, runs, staging
+
+    wanted = [run for name in bookbuild.pages_without_runs(profile) for run in staging.plan(name, profile)]
+    try:
+        runs.ensure(wanted)
+    except runs.RunError as error:
+        print(f"medrepro: {error}", file=sys.stderr)
+
+
 @job_app.command("runs")
 def job_runs(notebook: str, profile: str, manifest: Path) -> None:
     """Compute the runs behind a notebook."""

@@ -54,12 +54,15 @@ class Run:
         ``"cpu"`` or ``"cuda"``: a setting of the profile, never detected while planning.
     threads
         Threads that the run may use; the machine is filled by several runs at once.
+    alone
+        The run measures time: no other run goes on beside it. It decides no result.
     """
 
     function: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     threads: int = 1
+    alone: bool = False
 
     def __post_init__(self):
         if self.function.count(":") != 1:
@@ -479,16 +482,17 @@ def ensure(
 
 def _compute_level(missing: list[Run], store: Path, *, quiet: bool, each: Callable[[Run], None] | None = None) -> None:
     store.mkdir(parents=True, exist_ok=True)
-    number, commit_id, failures = workers(missing), provenance.commit(), []
-    stale = {run.module for run in missing if _stale(run.module)}
+    commit_id, failures = provenance.commit(), []
     progress = _Progress(len(missing), quiet=quiet, each=each)
-    if number == 1 and not stale:
-        for run in missing:
+    for group in ([run for run in missing if not run.alone], [run for run in missing if run.alone]):
+        number = 1 if group and group[0].alone else workers(group)
+        if number > 1 or any(_stale(module) for module in {run.module for run in group}):
+            failures += _in_workers(group, store, commit_id, number, progress)
+            continue
+        for run in group:
             failure = _work(run, store, commit_id)
             failures += [(run, failure)] if failure else []
             progress.step(run, failed=bool(failure))
-    else:
-        failures = _in_workers(missing, store, commit_id, number, progress)
     if failures:
         run, text = failures[0]
         raise RunError(

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from medrepro import paths, runs, sources
+from medrepro.imports import without_address_grammar
 
 
 class NotebookError(RuntimeError):
@@ -121,8 +122,9 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
     NotebookError
         A cell failed; the message names it, and the log holds the rest.
     """
-    import nbformat
-    import papermill
+    with without_address_grammar():
+        import nbformat
+        import papermill
 
     runs.ensure(plan(notebook, profile, **given))  # here and not in the kernel, so that progress is seen
     target, log = staged_file(notebook, profile), paths.build(profile) / "logs" / f"{notebook}.log"

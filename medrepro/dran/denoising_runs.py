@@ -166,7 +166,7 @@ def train_denoiser(
         crops(steps // NUM_EPOCHS),
         validation,
         loss=LOSSES[loss],
-        optimiser=partial(torch.optim.Adam, lr=lr, betas=tuple(betas)),
+        optimiser=partial(torch.optim.Adam, lr=lr, betas=tuple(betas), fused=True),
         num_epochs=NUM_EPOCHS,
         scores={"l1": _l1_per_image},
         seed=seed,

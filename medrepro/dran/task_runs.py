@@ -16,6 +16,7 @@ from medrepro.dran.inference import denoise_batch
 from medrepro.dran.noise import at_level
 from medrepro.dran.rivals import CLASSICAL
 from medrepro.dran.trained import trained_network
+from medrepro.imports import without_address_grammar
 from medrepro.training import TensorBatches, fit
 
 TRAINED_ON = ("clean", "noisy")
@@ -41,7 +42,8 @@ def lesions(count: int, seed: int, *, size: int) -> tuple[Tensor, Tensor]:
 
 def finder(features: int, seed: int) -> nn.Module:
     """A small U-Net of MONAI that gives a logit of "lesion" for every pixel."""
-    from monai.networks.nets import BasicUNet
+    with without_address_grammar():
+        from monai.networks.nets import BasicUNet
 
     widths = [features, features, 2 * features, 2 * features, 4 * features, features]
     with torch.random.fork_rng(devices=[]):
@@ -109,7 +111,7 @@ def finders_on_denoised(
             net,
             TensorBatches(given, masks, batch_size=8, shuffle=True, generator=generator),
             loss=lambda logits, mask: F.binary_cross_entropy_with_logits(logits, mask),
-            optimiser=partial(torch.optim.Adam, lr=3e-3),
+            optimiser=partial(torch.optim.Adam, lr=3e-3, fused=True),
             num_epochs=num_epochs,
             seed=seed,
         )

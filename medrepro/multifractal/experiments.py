@@ -153,7 +153,7 @@ def recorded(notebook: str) -> list[Run]:
         grid = recorded("multifractal/03-table-1")
         return with_and_without_skips([run for run in grid if run.settings["preset"] == "authors_code"])
     if notebook == "multifractal/05-cost":
-        return [Run(COSTS, {**COST["gpu"], "seed": 0})]
+        return [Run(COSTS, {**COST["gpu"], "seed": 0}, alone=True)]
     if notebook == "multifractal/06-careful-reader":
         leaks = [Run(LEAKAGE, {"data": data, "size": 64}) for data in ("busi", "kvasir", "isic18")]
         return [run for arm in ARMS for run in arm_runs(arm)] + leaks
@@ -210,7 +210,7 @@ COST = {
 def _cost_runs(settings: dict[str, Any], *, seed: int = 0) -> list[Run]:
     """All variants timed in one run, so that they share its minutes; on a CPU at every profile."""
     [profile] = [name for name, known in PROFILES.items() if known is settings]
-    return [Run(COSTS, {**COST[profile], "seed": seed})]
+    return [Run(COSTS, {**COST[profile], "seed": seed}, alone=True)]
 
 
 def _reader_runs(

@@ -34,7 +34,9 @@ def test_networks_of_the_comparison_share_images_crops_and_steps():
         }
         assert seeds["dran"] == {0, 1, 2}
         assert all(0 in own for own in seeds.values())
-        kept = {run.settings["seed"] for run in experiments.recorded(COMPARISON) if run.settings.get("model") == "dncnn"}
+        kept = {
+            run.settings["seed"] for run in experiments.recorded(COMPARISON) if run.settings.get("model") == "dncnn"
+        }
         assert kept == {0, 1, 2}
     assert all(experiments.UNSEEN not in s["looks"] for s in trained)
 
