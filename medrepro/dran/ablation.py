@@ -1,5 +1,6 @@
 """Tables and figures of the ablation: what each part of the network and of its training does."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,9 +99,10 @@ def arm_table(results: Sequence[Any]) -> pd.DataFrame:
         Recorded trainings of `ARMS`; arms without a partner at any seed are left out.
     """
     found: dict[str, dict[int, Any]] = {}
-    identities = {arm_run(arm, seed).identity: (arm, seed) for arm in ARMS for seed in range(3)}
+    told = lambda one: json.dumps(one.settings, sort_keys=True)
+    arms = {told(arm_run(arm, seed)): (arm, seed) for arm in ARMS for seed in range(3)}
     for one in results:
-        if known := identities.get(one.identity):
+        if known := arms.get(told(one)):
             found.setdefault(known[0], {})[known[1]] = one
     base, rows = found.get("dran", {}), []
     for arm, own in found.items():

@@ -129,7 +129,7 @@ def test_steps_are_counted_to_the_first_loss_below_the_share():
 def arm(name, seed, psnr):
     planned = experiments.arm_run(name, seed)
     one = trained(psnr, seed=seed)
-    one.settings, one.identity, one.metrics = planned.settings, planned.identity, {"parameters": 7}
+    one.settings, one.metrics = planned.settings, {"parameters": 7}
     one.history = history([0.1] * 20)
     return one
 
