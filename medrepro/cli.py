@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +49,8 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
     """Run what is missing, execute what changed, build the book, print where it is (--check: say what would be done)."""
     from filelock import FileLock, Timeout
 
+    from medrepro import bookbuild
+
     build = paths.build(profile)
     build.mkdir(parents=True, exist_ok=True)
     options = ["--snakefile", str(paths.root() / "workflow" / "Snakefile"), "--directory", str(build)]
@@ -62,6 +65,9 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
     except Timeout:
         print(f"another build works in {build}: waiting for it", file=sys.stderr)
         lock.acquire()
+    bookbuild.write_keys(profile)
+    if not check and bookbuild.pages_without_runs(profile):  # the same warm workers for all pages
+        subprocess.run([sys.executable, "-m", "medrepro.cli", "job", "together", profile], check=False)
     from snakemake.cli import main as snakemake  # in this process, so that a kill leaves no workflow behind
 
     try:
