@@ -237,7 +237,7 @@ def job_together(profile: str) -> None:
 
     wanted = [run for name in bookbuild.pages_without_runs(profile) for run in staging.plan(name, profile)]
     try:
-        runs.ensure(wanted)
+        runs.ensure(wanted[::-1])  # the first page's runs are small: at the end they leave no worker idle
     except runs.RunError as error:
         print(f"medrepro: {error}", file=sys.stderr)
 
