@@ -90,6 +90,17 @@ def skip_table(results: Sequence[Any], *, shares: Sequence[float] = (0.75, 0.5))
     return pd.DataFrame(rows)
 
 
+def _told(one: Any) -> str:
+    return json.dumps(one.settings, sort_keys=True)
+
+
+def skip_arms(results: Sequence[Any]) -> list[Any]:
+    """Of recorded trainings those of the arms that differ in the skip path alone."""
+    arms = [arm for arm, own in ARMS.items() if set(own) <= {"skip"}]
+    wanted = {_told(arm_run(arm, seed)) for arm in arms for seed in range(3)}
+    return [one for one in results if _told(one) in wanted]
+
+
 def arm_table(results: Sequence[Any]) -> pd.DataFrame:
     """Every arm against DRAN as it stands, paired by seed: PSNR gain under Gaussian noise with interval and Holm's p.
 
@@ -99,10 +110,9 @@ def arm_table(results: Sequence[Any]) -> pd.DataFrame:
         Recorded trainings of `ARMS`; arms without a partner at any seed are left out.
     """
     found: dict[str, dict[int, Any]] = {}
-    told = lambda one: json.dumps(one.settings, sort_keys=True)
-    arms = {told(arm_run(arm, seed)): (arm, seed) for arm in ARMS for seed in range(3)}
+    arms = {_told(arm_run(arm, seed)): (arm, seed) for arm in ARMS for seed in range(3)}
     for one in results:
-        if known := arms.get(told(one)):
+        if known := arms.get(_told(one)):
             found.setdefault(known[0], {})[known[1]] = one
     base, rows = found.get("dran", {}), []
     for arm, own in found.items():

@@ -145,6 +145,15 @@ def test_arms_are_paired_with_dran_by_seed():
     assert len(ablation.arm_figure(table.reset_index()).axes[0].get_yticklabels()) == 1
 
 
+def test_arms_of_the_skip_path_are_told_from_the_others():
+    results = [
+        arm(name, 0, 30) for name in ("dran", "K = 1", "skip: identity", "T annealed", "skip: plain convolution")
+    ]
+    assert [ablation.skip_of(one) for one in ablation.skip_arms(results)] == [
+        "noise gate", "identity", "plain convolution"
+    ]  # fmt: skip
+
+
 def test_mismatch_has_four_cells_and_norm_three_ways():
     both = [trained(30.0), trained(28.0, noise="authors_code")]
     assert len(ablation.mismatch_table(both)) == 4
