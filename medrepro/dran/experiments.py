@@ -36,7 +36,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "rival": {"features": 16, "depth": 17},  # the same field of view, 17 convolutions on the way
         "test": {"test_images": 2, "test_size": 64},
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
-        "finder": {"num_train": 96, "num_test": 64, "size": 48, "features": 8, "num_epochs": 15},
+        "finder": {"num_train": 96, "num_test": 64, "size": 48, "features": 8, "num_epochs": 12},
         "finder_seeds": 3,
         "seeds": 2,
         "rival_seeds": 1,  # by three seeds, and longer, DRAN and DnCNN are recorded
