@@ -567,6 +567,26 @@ def experiments(notebook: str) -> Any:
     return importlib.import_module(f"medrepro.{paper}.experiments")
 
 
+def planned_by(
+    planners: Mapping[str, Callable[..., list[Run]]],
+    profiles: Mapping[str, Mapping[str, Any]],
+    notebook: str,
+    profile: str,
+    **parameters: Any,
+) -> list[Run]:
+    """Runs that a chapter's planner of a notebook lists: ``planners[notebook](profiles[profile], **parameters)``.
+
+    Raises
+    ------
+    ValueError
+        The notebook has no planner, or the profile is unknown.
+    """
+    for name, kind, known in ((profile, "profile", profiles), (notebook, "notebook", planners)):
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
+    return planners[notebook](profiles[profile], **parameters)
+
+
 def plan(notebook: str, profile: str, **parameters: Any) -> list[Run]:
     """Runs behind a notebook at a profile, listed and not computed; parameters are those of the notebook's first cell."""
     return list(experiments(notebook).runs(notebook, profile, **parameters))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from medrepro.runs import Run
+from medrepro.runs import Run, planned_by
 
 TRAINING = "medrepro.dran.denoising_runs:train_denoiser"
 CLASSICAL = "medrepro.dran.denoising_runs:classical_scores"
@@ -107,8 +107,6 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
     ValueError
         The notebook is not of this chapter, or the profile is unknown.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     planners = {
         "dran/01-noise-models": lambda settings, **given: [],
         "dran/02-dynamic-residual-attention": _inside_runs,
@@ -117,9 +115,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "dran/05-real-noise-and-tasks": _task_runs,
         "dran/06-careful-reader": _inside_runs,
     }
-    if notebook not in planners:
-        raise ValueError(f"unknown notebook {notebook!r}; this chapter has {', '.join(planners)}")
-    return planners[notebook](PROFILES[profile], **parameters)
+    return planned_by(planners, PROFILES, notebook, profile, **parameters)
 
 
 def recorded(notebook: str) -> list[Run]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from medrepro.multifractal.excitation_settings import with_and_without_skips
 from medrepro.multifractal.spectrum_settings import spectrum_runs
-from medrepro.runs import Run
+from medrepro.runs import Run, planned_by
 
 SURFACES = "medrepro.multifractal.exponent_statistics:surface_statistics"
 LESIONS = "medrepro.multifractal.exponent_statistics:lesion_statistics"
@@ -83,8 +83,6 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
     ValueError
         The notebook is not of this chapter, or the profile is unknown.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     planners = {
         "multifractal/01-local-holder-exponent": _exponent_runs,
         "multifractal/02-recalibration": _attention_runs,
@@ -94,9 +92,7 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
         "multifractal/06-careful-reader": _reader_runs,
         "multifractal/07-multifractal-spectrum": lambda _, **given: spectrum_runs(profile, **given),
     }
-    if notebook not in planners:
-        raise ValueError(f"unknown notebook {notebook!r}; this chapter has {', '.join(planners)}")
-    return planners[notebook](PROFILES[profile], **parameters)
+    return planned_by(planners, PROFILES, notebook, profile, **parameters)
 
 
 #: The recorded grid on real images: three folds by group, 128 pixels, half of the paper's channels, 30 epochs. Rate and
