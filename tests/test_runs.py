@@ -251,6 +251,19 @@ def test_an_unknown_notebook_is_named_with_the_known_ones():
         paths.notebook_file("x/y")
 
 
+def test_a_run_that_measures_time_goes_alone_and_last(store, monkeypatch):
+    monkeypatch.setenv("MEDREPRO_WORKERS", "2")
+    timed = Run("tests.fake_runs:sleeps", {"number": 9, "seconds": 0.0}, alone=True)
+    assert (timed, timed.digest) == (sleeps(9), sleeps(9).digest)
+    order = []
+    first, *others = runs.ensure(
+        [timed, sleeps(1), sleeps(2)], quiet=True, each=lambda run: order.append(run.settings["number"])
+    )
+    assert order[-1] == 9
+    assert first.history[0]["pid"] == os.getpid()
+    assert os.getpid() not in {one.history[0]["pid"] for one in others}
+
+
 @pytest.mark.quick
 def test_what_is_stored_is_not_computed_again(store):
     wanted = [add(1, 1), Run("tests.fake_runs:sleeps", {"number": 1, "seconds": 0.0})]
