@@ -486,7 +486,8 @@ def _compute_level(missing: list[Run], store: Path, *, quiet: bool, each: Callab
     progress = _Progress(len(missing), quiet=quiet, each=each)
     for group in ([run for run in missing if not run.alone], [run for run in missing if run.alone]):
         number = 1 if group and group[0].alone else workers(group)
-        if number > 1 or any(_stale(module) for module in {run.module for run in group}):
+        stale = {run.module for run in group if _stale(run.module)}  # of every module: it also notes what was read
+        if number > 1 or stale:
             failures += _in_workers(group, store, commit_id, number, progress)
             continue
         for run in group:
