@@ -70,15 +70,22 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-#: The recorded trainings: the networks of profile ``cpu``, trained longer, on larger test images.
+#: The recorded comparison: networks as live at ``cpu``, trained longer, on larger test images. All is written out here, so
+#: that an edit of a profile loses no recorded run.
 RECORDED = {
+    "device": "cpu",
     "train": {"steps": 2000, "num_images": 400, "size": 96, "crop": 32, "batch_size": 8, "lr": 3e-3},
+    "dran": {"features": 16, "layers": 2},
+    "rival": {"features": 16, "depth": 17},
     "test": {"test_images": 4, "test_size": 96},
-    "seeds": 3,
+    "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
 }
 
-#: The budget of every arm of the recorded ablation; networks and test images are those of profile ``cpu``.
-ARM_TRAIN = {"steps": 300, "num_images": 200, "size": 64, "crop": 32, "batch_size": 8, "lr": 3e-3}
+#: Budget and test of every arm of the recorded ablation.
+ARM_SETTINGS = RECORDED | {
+    "train": {"steps": 300, "num_images": 200, "size": 64, "crop": 32, "batch_size": 8, "lr": 3e-3},
+    "test": {"test_images": 2, "test_size": 64},
+}
 
 #: The ablation: what differs from DRAN with independent blocks, a gate, K = 4, T = 34, L1, tanh, Gaussian noise.
 ARMS: dict[str, dict[str, Any]] = {
@@ -120,24 +127,22 @@ def runs(notebook: str, profile: str, **parameters: Any) -> list[Run]:
 
 def recorded(notebook: str) -> list[Run]:
     """Long runs whose recorded results a notebook shows: the comparison with a look left out, the ablation's arms."""
-    settings = PROFILES["cpu"] | RECORDED
     if notebook == "dran/03-comparison":
         trained = [
-            _training(settings, model, noise, seed)
+            _training(RECORDED, model, noise, seed)
             for seed in range(3)
             for noise in NOISES
             for model in ("dran", "dncnn")
         ]
-        return [_classical(settings, noise) for noise in NOISES] + trained
+        return [_classical(RECORDED, noise) for noise in NOISES] + trained
     if notebook == "dran/04-ablation":
         return [run for seed in range(3) for arm in ARMS for run in [arm_run(arm, seed)]]
     return []
 
 
 def arm_run(arm: str, seed: int) -> Run:
-    """One training of an arm of the ablation: blind Gaussian noise, all looks but one, the budget of `ARM_TRAIN`."""
-    settings = PROFILES["cpu"] | {"train": ARM_TRAIN}
-    base = _training(settings, "dran", "paper", seed).settings
+    """One training of an arm of the ablation: blind Gaussian noise, all looks but one, the budget of `ARM_SETTINGS`."""
+    base = _training(ARM_SETTINGS, "dran", "paper", seed).settings
     own = dict(ARMS[arm])
     network = base["network"] | own.pop("network", {})
     return Run(TRAINING, {**base, **own, "network": network})
