@@ -6,7 +6,7 @@ One box side, differentiable twice: `box_mass`. Several sides at once, for the s
 
 import math
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +114,28 @@ def _window(x: Tensor, start: int, rows: int, columns: int) -> Tensor:
     return x[..., start : start + rows, start : start + columns]
 
 
+Addition = tuple[Tensor, Tensor, Tensor]  # one, other, and where their sum goes
+
+
+class _Sums(NamedTuple):
+    """How masses of a block are made."""
+
+    block: Tensor  # where its planes are written
+    additions: list[Addition]
+    made: list[Tensor]  # sums of every side
+    windows: list[Tensor]  # those of boxes around pixels
+
+
+class _Transposed(NamedTuple):
+    """How gradients of masses are spread over a block."""
+
+    stages: list[
+        tuple[list[Addition], Tensor | None]
+    ]  # additions, and where the shares of the next side are then added
+    columns: Addition
+    rows: tuple[Tensor, Tensor]  # their sum is the gradient
+
+
 class NestedBoxes:
     """Masses of boxes of several sides around every pixel of a block of planes, and the transpose of that sum.
 
@@ -146,6 +168,7 @@ class NestedBoxes:
         self.like, self.padded_shape = like, (planes, rows + frame, columns + frame)
         # around the shares of the widest box there is room for the others: the transpose has its padding mirrored
         self.spread_shape = planes, rows + largest - 1, columns + largest - 1
+        self._sums_of, self._transposed_of = {}, {}
 
     @cached_property
     def _padded(self) -> Tensor:
@@ -154,6 +177,10 @@ class NestedBoxes:
     @cached_property
     def _spreading(self) -> Tensor:
         return self.like.new_zeros(self.spread_shape)
+
+    @cached_property
+    def _zero(self) -> Tensor:
+        return self.like.new_zeros(())
 
     @cached_property
     def _kept(self) -> list[Tensor]:
@@ -165,64 +192,92 @@ class NestedBoxes:
 
     def block(self, n: int) -> Tensor:
         """Where to write the next `n` planes before `masses` is called, shape (n, rows, columns)."""
-        return _window(self._padded[:n], self.before, *self.size)
+        return self._sums(n).block
 
     def masses(self, n: int, eps: float = 0.0) -> list[Tensor]:
         """Masses plus eps of the boxes of all sides, ascending, around every pixel; they hold until the next call."""
-        sums, span, made = self._padded[:n], 1, []
-        for number, side in enumerate(self.sides):
-            if not self.doubling:
-                made.append(_box_sum(self._padded[:n], side) if side > 1 else self._padded[:n].clone())
-                continue
-            into = self._kept[number]
-            if side == 1:
-                sums = into[: sums.numel()].view_as(sums).copy_(sums)
-            while span < side:
-                sums = self._doubled(sums, span, into if 2 * span == side else self._rooms[1])
-                span *= 2
-            made.append(sums)
+        _, additions, made, windows = self._sums(n)
+        if not self.doubling:
+            padded = self._padded[:n]
+            made = [_box_sum(padded, side) if side > 1 else padded.clone() for side in self.sides]
+            windows = self._windows(made)
+        elif self.sides[0] == 1:
+            made[0].copy_(self._padded[:n])
+        for one, other, into in additions:
+            torch.add(one, other, out=into)
         if eps:
             for sums in made:
                 sums.add_(eps)
-        return [_window(sums, start, *self.masses_size) for sums, start in zip(made, self.first, strict=True)]
+        return windows
 
     def spread(self, upstream: Tensor, masses: list[Tensor], factors: list[float], out: Tensor) -> None:
         """Gradient of the block into `out`: the transpose of the sums, of factors_k * upstream / mass_k for every side k."""
-        n = len(upstream)
-        places = [first - self.before + side - 1 for first, side in zip(self.first, self.sides, strict=True)]
         if not self.doubling:
             self._spread_one_by_one(upstream, masses, factors, out)
             return
-        sums, span = self._spreading[:n], self.sides[-1]
-        torch.div(upstream, masses[-1], out=_window(sums, places[-1], *self.masses_size)).mul_(factors[-1])
-        for place, mass, side, factor in list(zip(places, masses, self.sides, factors, strict=True))[-2::-1]:
-            while span > max(side, 2):
-                span //= 2
-                sums = self._doubled(sums, span, self._rooms[1])
-            if side > 1:
-                _window(sums, place, *self.masses_size).addcdiv_(upstream, mass, value=factor)
-        while span > 1:
-            span //= 2
-            sums = self._doubled(sums, span, self._rooms[1]) if span > 1 else self._doubled_once(sums, out)
+        stages, columns, rows = self._transposed(len(upstream))
+        for number, (additions, window) in enumerate(stages, 1):
+            for one, other, into in additions:
+                torch.add(one, other, out=into)
+            if number == 1:
+                torch.addcdiv(self._zero, upstream, masses[-1], value=factors[-1], out=window)
+            elif window is not None:
+                window.addcdiv_(upstream, masses[-number], value=factors[-number])
+        one, other, into = columns
+        torch.add(one, other, out=into)
+        torch.add(*rows, out=out)
         if self.sides[0] == 1:
-            _window(out, places[0], *self.masses_size).addcdiv_(upstream, masses[0], value=factors[0])
+            _window(out, self.first[0] - self.before, *self.masses_size).addcdiv_(upstream, masses[0], value=factors[0])
 
-    def _sum_of_columns(self, sums: Tensor, span: int) -> tuple[Tensor, int]:
-        flat = sums.view(-1)
-        length = len(flat) - span
-        return torch.add(flat[:length], flat[span:], out=self._rooms[0][:length]), span * sums.shape[-1]
+    def _windows(self, made: list[Tensor]) -> list[Tensor]:
+        """Sums of the boxes around pixels, of every side."""
+        return [_window(sums, start, *self.masses_size) for sums, start in zip(made, self.first)]
 
-    def _doubled(self, sums: Tensor, span: int, into: Tensor) -> Tensor:
+    def _sums(self, n: int) -> _Sums:
+        """The additions that make masses of `n` planes: views of the buffers, the same for one block after the other."""
+        if n not in self._sums_of:
+            block = _window(self._padded[:n], self.before, *self.size)
+            sums, span, additions, made = self._padded[:n], 1, [], []
+            for side, into in zip(self.sides, self._kept, strict=True) if self.doubling else ():
+                while span < side:
+                    more, sums = self._doubled(sums, span, into if 2 * span == side else self._rooms[1])
+                    additions += more
+                    span *= 2
+                made.append(sums if side > 1 else into[: sums.numel()].view_as(sums))
+            self._sums_of[n] = _Sums(block, additions, made, self._windows(made))
+        return self._sums_of[n]
+
+    def _transposed(self, n: int) -> _Transposed:
+        """The additions of `spread`: those before the shares of each side, from the largest down, and the last two."""
+        if n not in self._transposed_of:
+            sums, span, stages = self._spreading[:n], self.sides[-1], []
+            for side, first in zip(self.sides[::-1], self.first[::-1], strict=True):
+                additions = []
+                while span > max(side, 2):
+                    span //= 2
+                    more, sums = self._doubled(sums, span, self._rooms[1])
+                    additions += more
+                shares = _window(sums, first - self.before + side - 1, *self.masses_size) if side > 1 else None
+                stages.append((additions, shares))
+            additions = []
+            while span > 2:
+                span //= 2
+                more, sums = self._doubled(sums, span, self._rooms[1])
+                additions += more
+            flat, (rows, columns) = sums.view(-1), self.size
+            half = self._rooms[0][: len(flat)].view(sums.shape)
+            upper, lower = half[:, :rows, :columns], half[:, 1 : rows + 1, :columns]
+            self._transposed_of[n] = _Transposed(
+                [*stages, (additions, None)], (flat[:-1], flat[1:], half.view(-1)[:-1]), (upper, lower)
+            )
+        return self._transposed_of[n]
+
+    def _doubled(self, sums: Tensor, span: int, into: Tensor) -> tuple[list[Addition], Tensor]:
         """Four boxes of side `span` make one of twice that side, in the shape of `sums`; the last rows are of no use."""
-        half, down = self._sum_of_columns(sums, span)
-        torch.add(half[:-down], half[down:], out=into[: len(half) - down])
-        return into[: sums.numel()].view(sums.shape)
-
-    def _doubled_once(self, sums: Tensor, out: Tensor) -> Tensor:
-        """Boxes of side 2 from single pixels, those of the plane alone."""
-        self._sum_of_columns(sums, 1)
-        half, (rows, columns) = self._rooms[0][: sums.numel()].view(sums.shape), self.size
-        return torch.add(half[:, :rows, :columns], half[:, 1 : rows + 1, :columns], out=out)
+        flat, down = sums.view(-1), span * sums.shape[-1]
+        half = self._rooms[0][: len(flat) - span]
+        additions = [(flat[:-span], flat[span:], half), (half[:-down], half[down:], into[: len(half) - down])]
+        return additions, into[: len(flat)].view(sums.shape)
 
     def _spread_one_by_one(self, upstream: Tensor, masses: list[Tensor], factors: list[float], out: Tensor) -> None:
         total = torch.zeros_like(self._padded[: len(upstream)])

@@ -6,27 +6,17 @@ Two forms of one map. `literal_exponent` reads like the equation: all-ones convo
 follow the authors' code (github.com/miguelmartins/multifractal-recalibration, commit 3b723cd).
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrepro.multifractal.boxes import PAD_MODE, NestedBoxes, Padding, pad_for_box
+from medrepro.multifractal.boxes import PAD_MODE, Padding, pad_for_box
 from medrepro.multifractal.boxes import box_mass as box_mass
-from medrepro.multifractal.maps import (
-    at_least_float32,
-    expect_maps,
-    fits_in_a_block,
-    one_of,
-    planes_in_a_block,
-    split,
-    without_autocast,
-)
-from medrepro.multifractal.measure import HIGH, LOW, Extremes, Rescaling, planes_of, rescale
+from medrepro.multifractal.exponent_blocks import ExponentMap, PooledExponent, SlopeSettings
+from medrepro.multifractal.maps import at_least_float32, expect_maps, one_of, without_autocast
+from medrepro.multifractal.measure import Rescaling, rescale
 from medrepro.multifractal.slopes import Slope, checked_scales, ols_slope, slope_coefficients
 
 SCALES = (2, 4, 8)
@@ -104,7 +94,7 @@ def local_exponent(
         c, sides = _coefficients(scales, slope, weights, measure)
         if padding != "zero":
             measure = pad_for_box(measure, scales[-1], padding=padding)
-        return _ExponentMap.apply(measure, c, _Slope(sides, framed=padding == "zero", eps=eps))
+        return ExponentMap.apply(measure, c, SlopeSettings(sides, framed=padding == "zero", eps=eps))
 
 
 def _coefficients(
@@ -116,171 +106,6 @@ def _coefficients(
         return c, scales
     middle = len(scales) // 2
     return torch.cat([c[:middle], c[middle + 1 :]]), scales[:middle] + scales[middle + 1 :]
-
-
-class _Slope(NamedTuple):
-    """How an exponent is made from a map."""
-
-    sides: tuple[int, ...]  # with a coefficient other than 0; the largest scale is always among them
-    framed: bool  # zeros outside the map; otherwise it has been padded
-    eps: float  # added to a mass
-    over: Rescaling = "none"  # the map is rescaled first, unless ``none``
-    channels: int | None = None  # C, if it is rescaled over the batch
-
-
-class _Exponents:
-    r"""Exponents of a map, block by block of planes: on a CPU all but input and output stays in cache.
-
-    Coefficients of a slope sum to 0, so that one logarithm of a ratio serves two boxes:
-
-    .. math:: \alpha = \sum_j c_j \log_2 \mu_j = \sum_j d_j \log_2 \frac{\mu_{j+1}}{\mu_j}, \qquad d_j = \sum_{i > j} c_i
-
-    A factor on a measure leaves its exponent alone: a map is not stretched to [1, 256] but to [1/255, 256/255] of its
-    span, which takes no product. Masses are then at least that of one entry, and eps would change nothing.
-    """
-
-    def __init__(
-        self,
-        planes: Tensor,
-        c: Tensor,
-        how: _Slope,
-        ends: Tensor | None = None,
-        made: list[Tensor] | None = None,
-    ) -> None:
-        self.planes, self.how = planes, how
-        self.extremes = None if how.over == "none" else Extremes(planes, how.channels, ends)
-        self.c = c.tolist()
-        self.d = [sum(self.c[j + 1 :]) for j in range(len(self.c) - 1)]
-        self.count = planes_in_a_block(planes)
-        self.boxes = NestedBoxes(planes, self.count, *planes.shape[-2:], how.sides, framed=how.framed)
-        self.size = self.boxes.masses_size
-        self.made = made or None  # masses of all planes, where they fit into one block and wait for the backward pass
-
-    def blocks(self, *others: Tensor) -> Iterator[tuple[list[Tensor], tuple[Tensor, ...]]]:
-        """Masses of block after block, with the same blocks of other tensors."""
-        parts = [split(part, self.count) for part in (self.planes, *others)]
-        if self.made is not None:
-            yield self.made, others
-            return
-        eps, offset = self.how.eps, None
-        if self.extremes is not None:
-            eps, offset = 0.0, self.extremes.span * (LOW / (HIGH - LOW))
-            parts += [split(part, self.count) for part in (self.extremes.least, offset)]
-        for block, *rest in zip(*parts, strict=True):
-            measure = self.boxes.block(len(block))
-            if offset is None:
-                measure.copy_(block)
-            else:
-                more, least = rest.pop(), rest.pop()
-                torch.sub(block, least[:, None, None], out=measure).add_(more[:, None, None])
-            masses = self.boxes.masses(len(block), eps)
-            if fits_in_a_block(self.planes):
-                self.made = masses
-            yield masses, tuple(rest)
-
-    def alpha(self, masses: list[Tensor], out: Tensor) -> Tensor:
-        """Exponents of a block, into `out`."""
-        torch.div(masses[1], masses[0], out=out).log2_().mul_(self.d[0])
-        for d, (smaller, larger) in zip(self.d[1:], pairwise(masses[1:])):
-            out.add_(torch.div(larger, smaller).log2_(), alpha=d)
-        return out
-
-    def to_c(self, masses: list[Tensor], upstream: Tensor) -> Tensor:
-        """Gradient of the coefficients, shape (J,), up to a constant along which their sum would move."""
-        logs = (torch.div(larger, smaller).log2_() for smaller, larger in pairwise(masses))
-        along = torch.stack([log.mul_(upstream).sum() for log in logs])
-        return F.pad(along.cumsum(0), (1, 0))
-
-    def gradient(
-        self, upstream: Callable[..., Tensor], others: Sequence[Tensor], *, to_c: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Gradients of planes and coefficients, from the gradient `upstream` makes of masses and blocks of `others`."""
-        to_planes = torch.empty_like(self.planes)
-        factors = [c / math.log(2) for c in self.c]
-        totals, coefficients = [], []
-        for masses, (out, *parts) in self.blocks(to_planes, *others):
-            given = upstream(masses, *parts)
-            if to_c:
-                coefficients.append(self.to_c(masses, given))
-            self.boxes.spread(given, masses, factors, out)
-            if self.extremes is not None:
-                totals.append(out.sum((1, 2)))
-        if self.extremes is not None:
-            total = torch.cat(totals)
-            stretch = (total * (LOW / (HIGH - LOW))).masked_fill_(self.extremes.no_gradient_to_span(), 0)
-            self.extremes.add_gradient(to_planes, torch.stack([-total - stretch, stretch]))
-        return to_planes, sum(coefficients) if to_c else None
-
-
-def _keep(ctx, exponents: _Exponents, c: Tensor) -> None:
-    """Put aside what the backward pass needs: planes, two numbers for each, and the masses of small maps."""
-    ends = None if exponents.extremes is None else exponents.extremes.ends
-    ctx.save_for_backward(exponents.planes, c, ends, *(exponents.made or ()))
-    ctx.how = exponents.how
-
-
-def _again(ctx) -> _Exponents:
-    """The same exponents in the backward pass: to make masses anew is cheaper than to store and to read large ones."""
-    planes, c, ends, *made = ctx.saved_tensors
-    return _Exponents(planes, c, ctx.how, ends, made)
-
-
-class _ExponentMap(torch.autograd.Function):
-    """The map of exponents."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, c: Tensor, how: _Slope) -> Tensor:
-        exponents = _Exponents(planes_of(x), c, how)
-        alpha = x.new_empty(len(exponents.planes), *exponents.size)
-        for masses, (out,) in exponents.blocks(alpha):
-            exponents.alpha(masses, out)
-        _keep(ctx, exponents, c)
-        ctx.shape = x.shape
-        return alpha.view(*x.shape[:-2], *exponents.size)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        same = lambda masses, upstream: upstream
-        to_planes, to_c = _again(ctx).gradient(same, [planes_of(grad)], to_c=ctx.needs_input_grad[1])
-        return to_planes.view(ctx.shape), to_c, None
-
-
-class _PooledExponent(torch.autograd.Function):
-    """Mean of alpha over every plane and, if asked for, its population variance there; (B, C) each, no map of alpha."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, c: Tensor, how: _Slope, with_variance: bool) -> tuple[Tensor, Tensor | None]:
-        ctx.set_materialize_grads(False)
-        exponents = _Exponents(planes_of(x), c, how)
-        alpha, means, variances = x.new_empty(exponents.count, *exponents.size), [], []
-        for masses, (block,) in exponents.blocks(exponents.planes):
-            out = exponents.alpha(masses, alpha[: len(block)])
-            means.append(out.mean((1, 2)))
-            if with_variance:
-                norm = torch.linalg.vector_norm(out.sub_(means[-1][:, None, None]), dim=(1, 2))
-                variances.append(norm.square_().div_(out[0].numel()))
-        _keep(ctx, exponents, c)
-        ctx.shape, ctx.mean = x.shape, torch.cat(means)
-        variance = torch.cat(variances).view(x.shape[:2]) if with_variance else None
-        return ctx.mean.clone().view(x.shape[:2]), variance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, to_mean: Tensor | None, to_variance: Tensor | None) -> tuple[Tensor, Tensor | None, None, None]:
-        exponents = _again(ctx)
-        pixels = exponents.size[0] * exponents.size[1]
-        once = torch.zeros_like(ctx.mean) if to_mean is None else to_mean.flatten() / pixels
-        if to_variance is None:
-            upstream, of_planes = lambda masses, once: once, [once]
-        else:
-            twice = to_variance.flatten() * (2 / pixels)
-            alpha = once.new_empty(exponents.count, *exponents.size)
-            upstream = lambda masses, once, twice: exponents.alpha(masses, alpha[: len(once)]).mul_(twice).add_(once)
-            of_planes = [once - twice * ctx.mean, twice]
-        of_planes = [part[:, None, None] for part in of_planes]
-        to_planes, to_c = exponents.gradient(upstream, of_planes, to_c=ctx.needs_input_grad[1])
-        return to_planes.view(ctx.shape), to_c, None, None
 
 
 def literal_exponent(
@@ -384,9 +209,9 @@ class Exponent(nn.Module):
     def raw(self, x: Tensor) -> Tensor:
         """Alpha before batch norm, shape (B, C, H, W)."""
         with without_autocast(x):
-            return _ExponentMap.apply(*self._prepared(x))
+            return ExponentMap.apply(*self.prepared(x))
 
-    def _prepared(self, x: Tensor) -> tuple[Tensor, Tensor, _Slope]:
+    def prepared(self, x: Tensor) -> tuple[Tensor, Tensor, SlopeSettings]:
         """Map, coefficients, and what is done with them."""
         expect_maps(x, self.channels)
         x, over = at_least_float32(x), self.minmax
@@ -395,7 +220,7 @@ class Exponent(nn.Module):
         weights = None if self.slope_weights is None else torch.sigmoid(self.slope_weights).to(x.dtype)
         c, sides = _coefficients(self.scales, self.slope, weights, x)
         channels = x.shape[1] if over == "batch" else None
-        return x, c, _Slope(sides, framed=self.padding == "zero", eps=self.eps, over=over, channels=channels)
+        return x, c, SlopeSettings(sides, framed=self.padding == "zero", eps=self.eps, over=over, channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Alpha, shape (B, C, H, W)."""
@@ -413,7 +238,7 @@ class Exponent(nn.Module):
         norm = self.norm
         with without_autocast(x):
             from_batch = norm is not None and self.training
-            gap, variance = _PooledExponent.apply(*self._prepared(x), from_batch)
+            gap, variance = PooledExponent.apply(*self.prepared(x), from_batch)
             if norm is None:
                 return gap
             mean = norm.running_mean

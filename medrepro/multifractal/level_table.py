@@ -8,7 +8,9 @@ interpolation; the gradient of the grid is a weighted count of the map's. Neithe
 import torch
 from torch import Tensor
 
+from medrepro.multifractal.exponent_blocks import Exponents, SlopeSettings, again, keep
 from medrepro.multifractal.maps import blocks_of_planes
+from medrepro.multifractal.measure import planes_of
 
 POINTS = 16384
 
@@ -37,11 +39,66 @@ def grid_of(alpha: Tensor, *, bounds: tuple[float, float] | None = None, points:
         return low, (high - low).clamp_min(1e-3) / (points - 1)
 
 
-def _places(alpha: Tensor, low: Tensor, step: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Grid point to the left of every value of a block, flat, and how far the value lies beyond it in steps."""
-    beyond = (alpha - low).div_(step).flatten()
-    left = beyond.floor().clamp_(0, points - 2)
-    return left.int(), beyond.sub_(left)
+class _Reader:
+    """A tabulated function, read off block after block of a map; the buffers are those of one block.
+
+    Places are flat vectors of a block: distances from the grid's first point, in steps. They are overwritten.
+    """
+
+    def __init__(self, table: Tensor, step: Tensor | float, like: Tensor, size: int) -> None:
+        self.last, dtype = len(table) - 2, like.dtype
+        self.heights, self.rises = table.to(dtype), table.diff().to(dtype)
+        self.slopes = self.rises / step
+        self.counts = torch.zeros_like(table, dtype=torch.float64)
+        self.rooms = [like.new_empty(size) for _ in range(2)]
+        self.indices = torch.empty(size, dtype=torch.long, device=like.device)
+
+    def left_of(self, places: Tensor) -> Tensor:
+        """Grid point to the left of every place, which becomes its distance from there."""
+        whole, left = self.rooms[0][: len(places)], self.indices[: len(places)]
+        left.copy_(torch.floor(places, out=whole).clamp_(0, self.last))
+        places.sub_(whole)
+        return left
+
+    def values(self, places: Tensor, out: Tensor) -> Tensor:
+        """The function, linear between grid points, into `out`."""
+        left = self.left_of(places)
+        heights, rises = (room[: len(places)] for room in self.rooms)
+        _read(self.heights, left, heights)
+        return torch.addcmul(heights, _read(self.rises, left, rises), places, out=out)
+
+    def gradient(self, places: Tensor, upstream: Tensor, out: Tensor) -> Tensor:
+        """Gradient of the map, into `out`; that of the table is added to `counts`."""
+        left = self.left_of(places)
+        _read(self.slopes, left, out).mul_(upstream)
+        self.count(left, upstream, places.mul_(upstream))
+        return out
+
+    def count(self, left: Tensor, weight: Tensor, to_right: Tensor) -> None:
+        """Add the weight of every place to `counts`, `to_right` of it to the grid point to its right, the rest to its left."""
+        left, both = _in_rows(left), _in_rows(torch.complex(weight, to_right))  # one sum of pairs
+        sums = both.new_zeros(len(left), len(self.counts)).scatter_add_(1, left, both)
+        weight, to_right = torch.view_as_real(sums).double().sum(0).unbind(-1)
+        self.counts += weight - to_right
+        self.counts[1:] += to_right[:-1]
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """A vector in rows of equal length, one for each thread if that divides it: a row is read or summed up by one thread."""
+    rows = torch.get_num_threads() if x.device.type == "cpu" else 1
+    return x.view(rows if len(x) % rows == 0 else 1, -1)
+
+
+def _read(table: Tensor, places: Tensor, out: Tensor) -> Tensor:
+    """Entries of a table, into `out`."""
+    places = _in_rows(places)
+    torch.gather(table.expand(len(places), -1), 1, places, out=_in_rows(out))
+    return out
+
+
+def _places(block: Tensor, low: Tensor, step: Tensor, room: Tensor) -> Tensor:
+    """Places of a block of a map, flat, in `room`."""
+    return torch.sub(block.reshape(-1), low, out=room[: block.numel()]).div_(step)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -49,10 +106,10 @@ class _Interpolate(torch.autograd.Function):
     def forward(ctx, alpha: Tensor, table: Tensor, low: Tensor, step: Tensor) -> Tensor:
         ctx.save_for_backward(alpha, table, low, step)
         values = torch.empty_like(alpha, memory_format=torch.contiguous_format)
-        heights, rises = table.to(alpha.dtype), table.diff().to(alpha.dtype)
-        for block, out in zip(blocks_of_planes(alpha), blocks_of_planes(values), strict=True):
-            left, beyond = _places(block, low, step, len(table))
-            torch.mul(rises.index_select(0, left), beyond, out=out.view(-1)).add_(heights.index_select(0, left))
+        blocks = blocks_of_planes(alpha)
+        reader, room = _reader(table, step, blocks[0])
+        for block, out in zip(blocks, blocks_of_planes(values), strict=True):
+            reader.values(_places(block, low, step, room), out.view(-1))
         return values
 
     @staticmethod
@@ -60,43 +117,81 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         alpha, table, low, step = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha, memory_format=torch.contiguous_format)
-        to_table = torch.zeros_like(table)
-        slopes = (table.diff() / step).to(alpha.dtype)
-        parts = (blocks_of_planes(part) for part in (alpha, grad, to_alpha))
+        parts = [blocks_of_planes(part) for part in (alpha, grad, to_alpha)]
+        reader, room = _reader(table, step, parts[0][0])
         for block, upstream, out in zip(*parts, strict=True):
-            left, beyond = _places(block, low, step, len(table))
-            upstream = upstream.reshape(-1)
-            torch.mul(slopes.index_select(0, left), upstream, out=out.view(-1))
-            _spread(to_table, left, upstream, beyond.mul_(upstream))
-        return to_alpha, to_table, None, None
+            reader.gradient(_places(block, low, step, room), upstream.reshape(-1), out.view(-1))
+        return to_alpha, reader.counts.to(table.dtype), None, None
 
 
-def _spread(counts: Tensor, left: Tensor, weight: Tensor, to_right: Tensor) -> None:
-    """Add the weight of every value to `counts`, `to_right` of it to the grid point to its right, the rest to its left."""
-    left = left.long()
-    sums = [part.new_zeros(len(counts)).scatter_add_(0, left, part).to(counts.dtype) for part in (weight, to_right)]
-    counts += sums[0] - sums[1]
-    counts[1:] += sums[1][:-1]
+def _reader(table: Tensor, step: Tensor | float, block: Tensor) -> tuple[_Reader, Tensor]:
+    """A reader of the table for blocks of at most this size, and room for places."""
+    return _Reader(table, step, block, block.numel()), block.new_empty(block.numel())
+
+
+class LevelMap(torch.autograd.Function):
+    """A tabulated function of the exponents of a map, without a map of exponents in memory.
+
+    The table holds the function at 0, step, 2 step, ...; with `plus_map` its value is added to the map itself.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx, x: Tensor, c: Tensor, how: SlopeSettings, table: Tensor, step: float, plus_map: bool
+    ) -> Tensor:
+        exponents = Exponents(planes_of(x), c, how)
+        values = torch.empty_like(x, memory_format=torch.contiguous_format)
+        planes = values.view(-1, *exponents.size)
+        reader, room = _reader(table, step, planes[: exponents.count])
+        parts = (planes, exponents.planes) if plus_map else (planes,)
+        for masses, (out, *plus) in exponents.blocks(*parts):
+            places = exponents.alpha(masses, room[: out.numel()].view(out.shape), unit=step)
+            reader.values(places.view(-1), out.view(-1))
+            for block in plus:
+                out.add_(block)
+        keep(ctx, exponents, c, table)
+        ctx.step, ctx.plus_map = step, plus_map
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, Tensor, None, None]:  # noqa: D102
+        exponents, (table,) = again(ctx)
+        step, planes = ctx.step, planes_of(grad)
+        reader, room = _reader(table, step, planes[: exponents.count])
+        given = torch.empty_like(planes[: exponents.count])
+
+        def upstream(masses: list[Tensor], grad: Tensor) -> Tensor:
+            places = exponents.alpha(masses, room[: grad.numel()].view(grad.shape), unit=step)
+            out = given[: len(grad)]
+            reader.gradient(places.view(-1), grad.view(-1), out.view(-1))
+            return out
+
+        to_planes, to_c = exponents.gradient(upstream, [planes], to_c=ctx.needs_input_grad[1], plus_first=ctx.plus_map)
+        return to_planes.view(grad.shape), to_c, None, reader.counts.to(table.dtype), None, None
 
 
 class _SoftCounts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, alpha: Tensor, low: Tensor, step: Tensor, points: int) -> Tensor:
         ctx.save_for_backward(alpha, low, step)
-        counts = torch.zeros(points, dtype=torch.float64, device=alpha.device)
-        for block in blocks_of_planes(alpha):
-            left, beyond = _places(block, low, step, points)
-            _spread(counts, left, torch.ones_like(beyond), beyond)
-        return counts
+        blocks = blocks_of_planes(alpha)
+        reader, room = _reader(alpha.new_zeros(points, dtype=torch.float64), step, blocks[0])
+        ones = torch.ones_like(room)
+        for block in blocks:
+            places = _places(block, low, step, room)
+            reader.count(reader.left_of(places), ones[: len(places)], places)
+        return reader.counts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         alpha, low, step = ctx.saved_tensors
         to_alpha = torch.empty_like(alpha, memory_format=torch.contiguous_format)
-        slopes = (grad.diff() / step).to(alpha.dtype)
-        for block, out in zip(blocks_of_planes(alpha), blocks_of_planes(to_alpha), strict=True):
-            out.view(-1).copy_(slopes.index_select(0, _places(block, low, step, len(grad))[0]))
+        blocks = blocks_of_planes(alpha)
+        reader, room = _reader(grad, step, blocks[0])
+        for block, out in zip(blocks, blocks_of_planes(to_alpha), strict=True):
+            _read(reader.slopes, reader.left_of(_places(block, low, step, room)), out.view(-1))
         return to_alpha, None, None, None
 
 

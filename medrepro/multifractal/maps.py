@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 18  # elements of a block on a CPU: the few maps of it in use fit in the cache
+BLOCK = 1 << 19  # elements of a block on a CPU: the few maps of it in use fit in the cache
+KEPT = 1 << 18  # elements of a map up to which what is made of it waits for the backward pass
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -40,9 +41,9 @@ def planes_in_a_block(x: Tensor) -> int:
     return min(everything, max(1, BLOCK // x.shape[-2:].numel())) if x.device.type == "cpu" else everything
 
 
-def fits_in_a_block(x: Tensor) -> bool:
-    """Whether maps are so small that what is made of them may stay in memory."""
-    return x.numel() <= BLOCK
+def may_be_kept(x: Tensor) -> bool:
+    """Whether maps are so small that what is made of them may stay in memory: they are then one block."""
+    return x.numel() <= min(KEPT, BLOCK)
 
 
 def blocks_of_planes(x: Tensor, count: int | None = None) -> tuple[Tensor, ...]:

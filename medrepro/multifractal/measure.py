@@ -1,5 +1,6 @@
 """A positive measure from feature maps: each channel stretched to [1, 256], as the authors' code does (commit 3b723cd)."""
 
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -93,23 +94,29 @@ class Extremes:
         """Where the span was clipped."""
         return self.ends[1] - self.least != self.span
 
-    def add_gradient(self, to_planes: Tensor, to_ends: Tensor) -> None:
-        """Add the gradients of both extremes, planes' parts (2, B C), shared equally by tied entries."""
-        blocks = split(self.planes, self.count)
-        room = blocks[0].new_empty(2, *blocks[0].shape)
-        flagged = lambda block, ends: torch.eq(block, ends.t()[:, :, None, None], out=room[:, : len(block)])
-        ties = [flagged(*part).sum((2, 3)) for part in zip(blocks, split(self.ends.t(), self.count), strict=True)]
-        ties = ties[0] if len(ties) == 1 else torch.cat(ties, 1)
+    @cached_property
+    def _flags(self) -> Tensor:
+        return self.planes.new_empty(self.count, *self.planes.shape[-2:])
+
+    def _flagged(self, block: Tensor, end: Tensor) -> Tensor:
+        """1 where an entry is an extreme, else 0; it holds until the next call."""
+        return torch.eq(block, end[:, None, None], out=self._flags[: len(block)])
+
+    def ties(self, block: Tensor, ends: Tensor) -> Tensor:
+        """How often the extremes (n, 2) occur in the planes of a block, shape (2, n)."""
+        return torch.stack([self._flagged(block, end).sum((1, 2)) for end in ends.unbind(1)])
+
+    def add_gradient(self, to_planes: Tensor, to_ends: Tensor, ties: Tensor) -> None:
+        """Add the gradients of both extremes, planes' parts (2, B C), shared equally by the entries that tie."""
         if self.channels is None:
             shares = to_ends / ties
         else:
             to_ends, ties = (part.view(2, -1, self.channels).sum(1) for part in (to_ends, ties))
             shares = (to_ends / ties)[:, None].expand(2, len(self.planes) // self.channels, -1).reshape(2, -1)
-        parts = [split(part, self.count) for part in (to_planes, self.ends.t(), shares.t())]
-        for block, out, ends, share in zip(blocks, *parts, strict=True):
-            flags = room if len(blocks) == 1 else flagged(block, ends)
-            flags.mul_(share.t()[:, :, None, None])
-            out.add_(flags[0]).add_(flags[1])
+        parts = [split(part, self.count) for part in (self.planes, to_planes, self.ends.t(), shares.t())]
+        for block, out, ends, share in zip(*parts, strict=True):
+            for number, end in enumerate(ends.unbind(1)):
+                out.addcmul_(self._flagged(block, end), share[:, number, None, None])
 
 
 class _Rescale(torch.autograd.Function):
@@ -134,12 +141,13 @@ class _Rescale(torch.autograd.Function):
         planes, ends = ctx.saved_tensors
         extremes = Extremes(planes, ctx.channels, ends)
         factor = ctx.width / extremes.span
-        to_planes, totals, moments = torch.empty_like(planes), [], []
-        parts = [split(part, extremes.count) for part in (planes, planes_of(grad), to_planes, extremes.least, factor)]
-        for block, upstream, out, m, f in zip(*parts, strict=True):
+        to_planes, totals, moments, ties = torch.empty_like(planes), [], [], []
+        of_planes = planes, planes_of(grad), to_planes, ends.t(), extremes.least, factor
+        for block, upstream, out, both, m, f in zip(*(split(part, extremes.count) for part in of_planes), strict=True):
+            ties.append(extremes.ties(block, both))
             torch.sub(block, m[:, None, None], out=out).mul_(upstream)
             moments.append(out.sum((1, 2)))
             totals.append(torch.mul(upstream, f[:, None, None], out=out).sum((1, 2)))
         moment = (torch.cat(moments) * factor / extremes.span).masked_fill(extremes.no_gradient_to_span(), 0)
-        extremes.add_gradient(to_planes, torch.stack([moment - torch.cat(totals), -moment]))
+        extremes.add_gradient(to_planes, torch.stack([moment - torch.cat(totals), -moment]), torch.cat(ties, 1))
         return to_planes.view(grad.shape), None, None, None

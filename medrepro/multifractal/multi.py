@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medrepro.multifractal.boxes import Padding
 from medrepro.multifractal.exponent import BN_EPS, BN_MOMENTUM, SCALES, Exponent, update_running
 from medrepro.multifractal.level_sets import Levels, response
-from medrepro.multifractal.level_table import POINTS, grid_of, interpolate, soft_counts
+from medrepro.multifractal.level_table import POINTS, LevelMap, grid_of, interpolate, soft_counts
 from medrepro.multifractal.maps import expect_maps, one_of, without_autocast
 from medrepro.multifractal.measure import Rescaling
 from medrepro.multifractal.presets import Combine, Preset, combined, dyadic, glorot_, settings_of
@@ -193,6 +193,15 @@ class Multi(nn.Module):
             counts = soft_counts(alpha, low, step, points=POINTS)
         return interpolate(alpha, self._exact(grid, counts, alpha.numel()), low, step)
 
+    def _without_exponents(self, x: Tensor) -> Tensor:
+        """Recalibrated maps, each pixel's exponent read off the table as soon as it is known."""
+        step = self._bounds()[1] / (POINTS - 1)
+        table = self._exact(step * torch.arange(POINTS, device=x.device, dtype=torch.float64))
+        plus_map = self.combine == "sum"
+        with without_autocast(x):
+            h = LevelMap.apply(*self.exponent.prepared(x), table, step, plus_map)
+        return h.to(x.dtype) if plus_map else combined(x, h, self.combine)
+
     def _bounds(self) -> tuple[float, float] | None:
         """Range of alpha where it is known beforehand: the 2-box lies inside the 8-box, and masses in [1, 256]."""
         exponent = self.exponent
@@ -213,4 +222,8 @@ class Multi(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrated maps, shape and dtype of `x`."""
+        expect_maps(x, self.channels)
+        counted = self.phi_kind == "bn" and self.training  # its statistics are those of all exponents
+        if self.form == "table" and x.numel() > self.table_from and self._bounds() and not counted:
+            return self._without_exponents(x)
         return combined(x, self.level_map(x), self.combine)
