@@ -106,15 +106,35 @@ def write_keys(profile: str) -> None:
         (build / "book.stamp").unlink(missing_ok=True)
 
 
+def _manifest(notebook: str, profile: str) -> Path:
+    return paths.build(profile) / "manifests" / f"{notebook}.json"
+
+
 def pages_without_runs(profile: str) -> list[str]:
     """Pages whose manifest of runs is missing or older than its key."""
-    build = paths.build(profile)
+    keys = paths.build(profile) / "keys" / "runs"
+    return [name for name in pages() if _is_old(_manifest(name, profile), keys / name)]
 
-    def is_old(name: str) -> bool:
-        key, manifest = build / "keys" / "runs" / name, build / "manifests" / f"{name}.json"
-        return not manifest.is_file() or manifest.stat().st_mtime < key.stat().st_mtime
 
-    return [name for name in pages() if is_old(name)]
+def pages_to_execute(profile: str) -> list[str]:
+    """Pages with a manifest of runs whose executed copy is missing or older than that or its key."""
+    keys, listed = paths.build(profile) / "keys" / "notebooks", set(pages()) - set(pages_without_runs(profile))
+    return [
+        name
+        for name in pages()
+        if name in listed and _is_old(staging.staged_file(name, profile), keys / name, _manifest(name, profile))
+    ]
+
+
+def _is_old(file: Path, *sources: Path) -> bool:
+    return not file.is_file() or any(file.stat().st_mtime < source.stat().st_mtime for source in sources)
+
+
+def list_runs(notebook: str, profile: str, results: list[Any]) -> None:
+    """Write the manifest of a page: digests of its runs."""
+    manifest = _manifest(notebook, profile)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(json.dumps([result.digest for result in results], indent=1) + "\n", encoding="utf-8")
 
 
 def _write_key(path: Path, digest: str) -> None:

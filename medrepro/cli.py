@@ -49,7 +49,7 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
     """Run what is missing, execute what changed, build the book, print where it is (--check: say what would be done)."""
     from filelock import FileLock, Timeout
 
-    from medrepro import bookbuild
+    from medrepro import bookbuild, warm
 
     build = paths.build(profile)
     build.mkdir(parents=True, exist_ok=True)
@@ -66,10 +66,13 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
         print(f"another build works in {build}: waiting for it", file=sys.stderr)
         lock.acquire()
     bookbuild.write_keys(profile)
-    if not check and bookbuild.pages_without_runs(profile):  # the same warm workers for all pages
-        subprocess.run([sys.executable, "-m", "medrepro.cli", "job", "together", profile], check=False)
+    together = None
+    if not check and warm.possible() and (bookbuild.pages_without_runs(profile) or bookbuild.pages_to_execute(profile)):
+        together = subprocess.Popen([sys.executable, "-m", "medrepro.cli", "job", "together", profile])
     from snakemake.cli import main as snakemake  # in this process, so that a kill leaves no workflow behind
 
+    if together is not None:
+        together.wait()
     try:
         snakemake(options)
     except SystemExit as done:
@@ -232,24 +235,18 @@ def data_check(name: str) -> None:
 
 @job_app.command("together")
 def job_together(profile: str) -> None:
-    """Compute what all pages with missing runs need by the same warm workers; failures are left to `job runs` to tell."""
-    from medrepro import bookbuild, runs, staging
+    """Compute what all pages with missing runs need and execute stale pages, in forks of one process."""
+    from medrepro import warm
 
-    wanted = [run for name in bookbuild.pages_without_runs(profile) for run in staging.plan(name, profile)]
-    try:
-        runs.ensure(wanted[::-1])  # the first page's runs are small: at the end they leave no worker idle
-    except runs.RunError as error:
-        print(f"medrepro: {error}", file=sys.stderr)
+    warm.build(profile)
 
 
 @job_app.command("runs")
-def job_runs(notebook: str, profile: str, manifest: Path) -> None:
-    """Compute the runs behind a notebook."""
-    from medrepro import runs, staging
+def job_runs(notebook: str, profile: str) -> None:
+    """Compute the runs behind a notebook and list them in its manifest."""
+    from medrepro import bookbuild, runs, staging
 
-    results = runs.ensure(staging.plan(notebook, profile))
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps([result.digest for result in results], indent=1) + "\n", encoding="utf-8")
+    bookbuild.list_runs(notebook, profile, runs.ensure(staging.plan(notebook, profile)))
 
 
 @job_app.command("notebook")
@@ -257,11 +254,7 @@ def job_notebook(notebook: str, profile: str) -> None:
     """Execute one notebook into the stage."""
     from medrepro import staging
 
-    timings = paths.build(profile) / "timings" / f"{notebook}.json"
-    last = json.loads(timings.read_text())["page_seconds"] if timings.is_file() else None
-    print(f"page {notebook}: starts" + (f", last time {last:.0f} s" if last else ""), file=sys.stderr)
-    staging.execute(notebook, profile)
-    print(f"page {notebook}: done in {json.loads(timings.read_text())['page_seconds']:.0f} s", file=sys.stderr)
+    staging.execute_and_tell(notebook, profile)
 
 
 @job_app.command("checks")

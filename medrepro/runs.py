@@ -22,6 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -436,13 +437,17 @@ def _levels(runs: Iterable[Run]) -> list[list[Run]]:
     return [[run for run in depth if depth[run] == level] for level in range(max(depth.values(), default=-1) + 1)]
 
 
+def cores() -> int:
+    """Cores that may be used: those of this process, or `MEDREPRO_WORKERS`."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("MEDREPRO_WORKERS") or own)
+
+
 def workers(runs: Sequence[Run]) -> int:
-    """Worker processes for a level of runs: the cores over the threads of a run, one for CUDA (`MEDREPRO_WORKERS`)."""
+    """Worker processes for a level of runs: the cores over the threads of a run, one for CUDA."""
     if not runs or any(run.device == "cuda" for run in runs):
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = int(os.environ.get("MEDREPRO_WORKERS") or cores)
-    return max(1, min(len(runs), allowed // max(run.threads for run in runs) or 1))
+    return max(1, min(len(runs), cores() // max(run.threads for run in runs) or 1))
 
 
 def ensure(
@@ -451,6 +456,7 @@ def ensure(
     store: Path | None = None,
     quiet: bool = False,
     each: Callable[[Run], None] | None = None,
+    executor: Callable[[int], Executor] | None = None,
 ) -> list[StoredRun]:
     """Results of runs in their order; what is missing (parents too) is computed first, several at once.
 
@@ -464,6 +470,8 @@ def ensure(
         Show no progress.
     each
         Called with every run (parents too) as soon as it is computed, before the others are.
+    executor
+        Makes a pool of so many workers for runs that may go side by side; default: workers that stay for the next call.
 
     Raises
     ------
@@ -474,21 +482,32 @@ def ensure(
     for _ in range(3):  # again where source was edited meanwhile, or another process cleaned the store
         for level in _levels(runs):
             if missing := [run for run in level if load(run, store) is None]:
-                _compute_level(missing, store, quiet=quiet, each=each)
+                _compute_level(missing, store, quiet=quiet, each=each, executor=executor)
         if None not in (results := [load(run, store) for run in runs]):
             return results
     raise RunError(f"source or data changed, or {store} was cleaned, each time runs were computed: run again")
 
 
-def _compute_level(missing: list[Run], store: Path, *, quiet: bool, each: Callable[[Run], None] | None = None) -> None:
+def _compute_level(
+    missing: list[Run],
+    store: Path,
+    *,
+    quiet: bool,
+    each: Callable[[Run], None] | None,
+    executor: Callable[[int], Executor] | None,
+) -> None:
     store.mkdir(parents=True, exist_ok=True)
     commit_id, failures = provenance.commit(), []
     progress = _Progress(len(missing), quiet=quiet, each=each)
     for group in ([run for run in missing if not run.alone], [run for run in missing if run.alone]):
         number = 1 if group and group[0].alone else workers(group)
         stale = {run.module for run in group if _stale(run.module)}  # of every module: it also notes what was read
+        if group and executor is not None:
+            with executor(number) as pool:
+                failures += _in_workers(group, store, commit_id, pool, progress)
+            continue
         if number > 1 or stale:
-            failures += _in_workers(group, store, commit_id, number, progress)
+            failures += _in_workers(group, store, commit_id, _lasting_workers(number), progress)
             continue
         for run in group:
             failure = _work(run, store, commit_id)
@@ -502,24 +521,26 @@ def _compute_level(missing: list[Run], store: Path, *, quiet: bool, each: Callab
         )
 
 
-def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: int, progress: "_Progress") -> list:
-    from concurrent.futures import as_completed
-
+def _lasting_workers(number: int) -> Executor:
     from joblib.externals.loky import get_reusable_executor
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     # a worker that has trained once is warm: torch is loaded, code is compiled; another environment means new workers,
     # and so does an edit of source
     environment = {"OMP_NUM_THREADS": "1", "MEDREPRO_EDITS": str(sum(len(seen) - 1 for seen in _read_source.values()))}
     environment |= {name: os.environ.get(name, "") for name in ("MEDREPRO_DATA", "MEDREPRO_CACHE")}
-    executor = get_reusable_executor(max_workers=number, timeout=300, env=environment)
+    return get_reusable_executor(max_workers=number, timeout=300, env=environment)
+
+
+def _in_workers(
+    missing: list[Run], store: Path, commit_id: str | None, executor: Executor, progress: "_Progress"
+) -> list:
     futures, failures = {executor.submit(_work, run, store, commit_id): run for run in missing}, []
     try:
         for future in as_completed(futures):
             run = futures[future]
             try:
                 failure = future.result()
-            except TerminatedWorkerError:
+            except BrokenExecutor:
                 failure = (
                     "a worker process was ended from outside, often for want of memory: run again (finished runs are "
                     "kept), with MEDREPRO_WORKERS=1 if it happens once more"
@@ -527,9 +548,20 @@ def _in_workers(missing: list[Run], store: Path, commit_id: str | None, number: 
             failures += [(run, failure)] if failure else []
             progress.step(run, failed=bool(failure))
     except BaseException:
-        executor.shutdown(wait=False, kill_workers=True)
+        _end(executor)
         raise
     return failures
+
+
+def _end(executor: Executor) -> None:
+    """End a pool and its workers at once."""
+    if "kill_workers" in inspect.signature(executor.shutdown).parameters:  # loky's own
+        executor.shutdown(wait=False, kill_workers=True)
+        return
+    processes = list((executor._processes or {}).values())
+    executor.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.kill()
 
 
 class _Progress:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,18 @@ def parameters(notebook: str) -> dict[str, Any]:
         line = getattr(error, "lineno", None) or line
         raise ValueError(f"{notebook}: the parameters cell holds plain assignments only, line {line} is none") from None
     return found
+
+
+def imported(notebook: str) -> list[str]:
+    """Modules that a notebook's cells import, in order."""
+    code = "\n".join(cell.source for cell in cells(notebook) if cell.cell_type == "code")
+    found: dict[str, None] = {}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= dict.fromkeys(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= dict.fromkeys([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    return list(found)
 
 
 def plan(notebook: str, profile: str, **changed: Any) -> list[runs.Run]:
@@ -114,8 +127,10 @@ def staged_file(notebook: str, profile: str) -> Path:
     return paths.build(profile) / "stage" / "notebooks" / f"{notebook}.ipynb"
 
 
-def execute(notebook: str, profile: str, **given: Any) -> Path:
+def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = None, **given: Any) -> Path:
     """Execute a notebook at a profile and stage it; an earlier staged copy stays until the new one is whole.
+
+    A `kernel_manager_class` other than nbclient's own decides how its kernel is started; `given` are parameters.
 
     Raises
     ------
@@ -133,11 +148,12 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
     (paths.build(profile) / "tables" / notebook).mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part.ipynb")
     start = time.perf_counter()
+    how = {} if kernel_manager_class is None else {"kernel_manager_class": kernel_manager_class}
     try:
         with open(log, "w", encoding="utf-8") as output:
             papermill.execute_notebook(
                 paths.notebook_file(notebook), part, {"profile": profile, **given}, progress_bar=False,
-                log_output=False, stdout_file=output, stderr_file=output, cwd=part.parent,
+                log_output=False, stdout_file=output, stderr_file=output, cwd=part.parent, **how,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         cell = failed_cell(part)
@@ -152,6 +168,15 @@ def execute(notebook: str, profile: str, **given: Any) -> Path:
     nbformat.write(content, part)
     os.replace(part, target)
     return target
+
+
+def execute_and_tell(notebook: str, profile: str, **how: Any) -> None:
+    """As `execute`, with a line on stderr before and after."""
+    timings = paths.build(profile) / "timings" / f"{notebook}.json"
+    last = json.loads(timings.read_text())["page_seconds"] if timings.is_file() else None
+    print(f"page {notebook}: starts" + (f", last time {last:.0f} s" if last else ""), file=sys.stderr)
+    execute(notebook, profile, **how)
+    print(f"page {notebook}: done in {json.loads(timings.read_text())['page_seconds']:.0f} s", file=sys.stderr)
 
 
 def failed_cell(executed: Path) -> str:

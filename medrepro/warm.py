@@ -1,0 +1,210 @@
+"""A whole build from one process: it imports what runs and pages need, once, and forks, so that nobody imports it again.
+
+Runs are computed by forked workers, notebooks executed by papermill in forked kernels. What fails here is left to the
+workflow, which tries it again in processes of its own and tells of it. Linux only: elsewhere to fork after large imports
+is not safe.
+"""
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from medrepro import bookbuild, runs, staging
+from medrepro.imports import without_address_grammar
+
+#: Imported before the first worker is forked, and before the first kernel, beside the modules of runs and cells.
+FOR_RUNS = ("torch", "lightning.fabric", "threadpoolctl", "safetensors.torch")
+FOR_PAGES = (
+    "nbformat",
+    "papermill",
+    "jupyter_client.manager",
+    "ipykernel.kernelapp",
+    "pandas",
+    "matplotlib.figure",
+    "PIL.Image",
+)
+PR_SET_PDEATHSIG = 1
+
+
+def possible() -> bool:
+    """Whether this system can do so."""
+    return sys.platform == "linux"
+
+
+def end_with_parent() -> None:
+    """Have the kernel of the system end this process as soon as the one that forked it ends, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def build(profile: str) -> None:
+    """Compute missing runs of all pages and execute the pages that need it; nothing is raised for what fails."""
+    end_with_parent()
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel sets it
+    planned = {name: staging.plan(name, profile) for name in bookbuild.pages_without_runs(profile)}
+    _import(FOR_RUNS)
+    _import({run.module for some in planned.values() for run in some})
+    prepare = functools.cache(lambda: _import_for_pages(bookbuild.pages()))  # while workers compute
+    try:
+        wanted = [run for some in planned.values() for run in some]
+        # the first page's runs are small: at the end they leave no worker idle
+        runs.ensure(wanted[::-1], executor=functools.partial(_workers, meanwhile=prepare))
+    except runs.RunError as error:
+        print(f"medrepro: {error}", file=sys.stderr)
+    for name, some in planned.items():
+        if all(runs.load(run) is not None for run in some):
+            bookbuild.list_runs(name, profile, runs.ensure(some))
+    if todo := bookbuild.pages_to_execute(profile):
+        prepare()
+        _in_children([functools.partial(_page, name, profile) for name in todo], runs.cores())
+
+
+def _import(names: Iterable[str]) -> None:
+    with without_address_grammar():
+        for name in names:
+            with contextlib.suppress(Exception):  # who needs it says so better
+                importlib.import_module(name)
+
+
+def _import_for_pages(pages: Sequence[str]) -> None:
+    _import(FOR_PAGES)
+    _import(module for page in pages for module in staging.imported(page))
+
+
+def _workers(number: int, *, meanwhile: Callable[[], None]) -> Executor:
+    pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
+    pool.submit(int)  # forks all workers now, before there is a second thread
+    meanwhile()
+    return pool
+
+
+# -- children --------------------------------------------------------------------------------------------------------
+
+
+def _fork(task: Callable[[], None]) -> int:
+    """Run a task in a child; its exit status is 0 if the task returned."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        end_with_parent()
+        task()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _in_children(tasks: Sequence[Callable[[], None]], at_once: int) -> None:
+    """Run tasks in children, in their order, so many at once."""
+    running: set[int] = set()
+    for task in tasks:
+        if len(running) >= at_once:
+            running.discard(os.wait()[0])
+        running.add(_fork(task))
+    while running:
+        running.discard(os.wait()[0])
+
+
+def _page(name: str, profile: str) -> None:
+    """Execute a notebook in a kernel that is forked before papermill starts any thread."""
+    kernel = _ParkedKernel()
+    try:
+        staging.execute_and_tell(name, profile, kernel_manager_class=_manager_of(kernel))
+    except (staging.NotebookError, runs.RunError):
+        sys.exit(1)  # the workflow executes it again and tells
+    finally:
+        kernel.kill()
+
+
+class _ParkedKernel:
+    """A forked process that becomes a Jupyter kernel when it is told its connection file; to its manager, a `Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self) -> None:
+        reader, self._writer = os.pipe()
+        self.pid, self.returncode = _fork(functools.partial(self._wait, reader)), None
+        os.close(reader)
+
+    def _wait(self, reader: int) -> None:
+        os.close(self._writer)
+        os.setsid()  # signals to the kernel's group reach nobody else
+        with os.fdopen(reader) as pipe:
+            told = json.loads(pipe.read() or "null")
+        if told is None:
+            return
+        os.chdir(told["cwd"])
+        os.environ.clear()
+        os.environ.update(told["env"])
+        from ipykernel.kernelapp import IPKernelApp
+
+        sys.argv = ["ipykernel_launcher", *told["arguments"]]
+        IPKernelApp.launch_instance(argv=told["arguments"])
+
+    def start(self, command: list[str], *, cwd: str | Path | None, env: dict[str, str]) -> None:
+        """Become the kernel that a command line ``python -m ipykernel_launcher ARGUMENTS`` would start."""
+        told = {"arguments": command[command.index("-f") :], "cwd": str(cwd or Path.cwd()), "env": env}
+        os.write(self._writer, json.dumps(told).encode())
+        os.close(self._writer)
+
+    def poll(self) -> int | None:
+        """Exit status, None while it runs."""
+        if self.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self) -> int:
+        """Exit status, once it has ended."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _manager_of(kernel: _ParkedKernel) -> type:
+    """A kernel manager whose kernel is this one."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Provisioner(LocalProvisioner):
+        async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+            kernel.start(cmd, cwd=kwargs.get("cwd"), env=kwargs["env"])
+            self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
+            return self.connection_info
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.provisioner = Provisioner(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
+
+    return Manager
