@@ -5,18 +5,23 @@ An executed copy keeps everything that a reader may download; staging hides the 
 """
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from medrepro import paths, runs, sources
 from medrepro.imports import without_address_grammar
+
+#: Of every kernel: one thread a page, since pages run side by side, and sums then do not depend on the number of cores.
+KERNEL_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
 class NotebookError(RuntimeError):
@@ -150,7 +155,7 @@ def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = 
     start = time.perf_counter()
     how = {} if kernel_manager_class is None else {"kernel_manager_class": kernel_manager_class}
     try:
-        with open(log, "w", encoding="utf-8") as output:
+        with open(log, "w", encoding="utf-8") as output, _environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(
                 paths.notebook_file(notebook), part, {"profile": profile, **given}, progress_bar=False,
                 log_output=False, stdout_file=output, stderr_file=output, cwd=part.parent, **how,
@@ -168,6 +173,20 @@ def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = 
     nbformat.write(content, part)
     os.replace(part, target)
     return target
+
+
+@contextlib.contextmanager
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Within, the environment has these values: a kernel started here gets them."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def execute_and_tell(notebook: str, profile: str, **how: Any) -> None:

@@ -50,7 +50,7 @@ def end_with_parent() -> None:
 def build(profile: str) -> None:
     """Compute missing runs of all pages and execute the pages that need it; nothing is raised for what fails."""
     end_with_parent()
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as a kernel sets it
+    os.environ |= staging.KERNEL_ENVIRONMENT  # read when numerical libraries are imported, which is here
     planned = {name: staging.plan(name, profile) for name in bookbuild.pages_without_runs(profile)}
     _import(FOR_RUNS)
     _import({run.module for some in planned.values() for run in some})
@@ -159,7 +159,12 @@ class _ParkedKernel:
 
     def start(self, command: list[str], *, cwd: str | Path | None, env: dict[str, str]) -> None:
         """Become the kernel that a command line ``python -m ipykernel_launcher ARGUMENTS`` would start."""
-        told = {"arguments": command[command.index("-f") :], "cwd": str(cwd or Path.cwd()), "env": env}
+        arguments = [*command[command.index("-f") :], "--IPKernelApp.log_level=ERROR"]
+        told = {
+            "arguments": arguments,
+            "cwd": str(cwd or Path.cwd()),
+            "env": {**env, "JPY_PARENT_PID": str(os.getpid())},
+        }
         os.write(self._writer, json.dumps(told).encode())
         os.close(self._writer)
 
