@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 #: Colour-blind-safe colours (seaborn's "colorblind" set), each with a marker and a line style of its own.
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#ece133", "#56b4e9")
@@ -84,8 +85,13 @@ def show_maps(
 
 def png(figure: plt.Figure) -> bytes:
     """The figure as PNG bytes that depend on its content alone."""
+    from PIL import Image
+
+    figure.set_dpi(plt.rcParams["savefig.dpi"])
+    canvas = FigureCanvasAgg(figure)  # laid out and drawn by one renderer, which knows all sizes of text: `savefig` takes two
+    canvas.draw()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, format="png")
     plt.close(figure)
     return buffer.getvalue()
 

@@ -159,11 +159,12 @@ class _ParkedKernel:
 
     def start(self, command: list[str], *, cwd: str | Path | None, env: dict[str, str]) -> None:
         """Become the kernel that a command line ``python -m ipykernel_launcher ARGUMENTS`` would start."""
-        arguments = [*command[command.index("-f") :], "--IPKernelApp.log_level=ERROR"]
+        quiet = ["--IPKernelApp.log_level=ERROR", f"--IPKernelApp.parent_handle={os.getpid()}"]
+        arguments = [*command[command.index("-f") :], *quiet]
         told = {
             "arguments": arguments,
             "cwd": str(cwd or Path.cwd()),
-            "env": {**env, "JPY_PARENT_PID": str(os.getpid())},
+            "env": env,
         }
         os.write(self._writer, json.dumps(told).encode())
         os.close(self._writer)
