@@ -88,7 +88,9 @@ def png(figure: plt.Figure) -> bytes:
     from PIL import Image
 
     figure.set_dpi(plt.rcParams["savefig.dpi"])
-    canvas = FigureCanvasAgg(figure)  # laid out and drawn by one renderer, which knows all sizes of text: `savefig` takes two
+    canvas = FigureCanvasAgg(
+        figure
+    )  # laid out and drawn by one renderer, which knows all sizes of text: `savefig` takes two
     canvas.draw()
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, format="png")

@@ -26,14 +26,9 @@ from medrepro.imports import without_address_grammar
 #: Imported before the first worker is forked, and before the first kernel, beside the modules of runs and cells.
 FOR_RUNS = ("torch", "lightning.fabric", "threadpoolctl", "safetensors.torch")
 FOR_PAGES = (
-    "nbformat",
-    "papermill",
-    "jupyter_client.manager",
-    "ipykernel.kernelapp",
-    "pandas",
-    "matplotlib.figure",
-    "PIL.Image",
-)
+    "nbformat", "papermill", "jupyter_client.manager", "ipykernel.kernelapp", "pandas", "matplotlib_inline.backend_inline",
+    "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "sqlite3",
+)  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
 
@@ -79,6 +74,21 @@ def _import(names: Iterable[str]) -> None:
 def _import_for_pages(pages: Sequence[str]) -> None:
     _import(FOR_PAGES)
     _import(module for page in pages for module in staging.imported(page))
+    with contextlib.suppress(Exception):
+        _rehearse()
+
+
+def _rehearse() -> None:
+    """Draw a figure with a formula: fonts, grammar and layout are then known to all kernels."""
+    import matplotlib.pyplot as plt
+
+    from medrepro import plotting
+
+    with plt.rc_context():
+        plotting.use_style()
+        figure, axis = plt.subplots()
+        axis.set(title=r"$\alpha^2$", xscale="log")
+        plotting.png(figure)
 
 
 def _workers(number: int, *, meanwhile: Callable[[], None]) -> Executor:

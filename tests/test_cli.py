@@ -145,7 +145,7 @@ def test_recording_takes_the_chosen_runs_and_tells_how_far_the_grid_is(medrepro,
 @pytest.mark.quick
 def test_a_job_computes_the_runs_of_a_notebook_and_writes_their_digests(medrepro, notebook, tmp_path):
     manifest = tmp_path / "manifests" / "first.json"
-    assert medrepro("job", "runs", NOTEBOOK, "smoke", str(manifest))[0] == 0
+    assert medrepro("job", "runs", NOTEBOOK, "smoke")[0] == 0
     assert json.loads(manifest.read_text()) == [run.digest for run in fake_experiments.runs(NOTEBOOK, "smoke")]
 
 
@@ -215,7 +215,7 @@ def test_what_is_unknown_is_one_line_on_stderr_and_status_1(medrepro, monkeypatc
 def test_a_failing_run_ends_with_status_1_and_its_name(medrepro, notebook, monkeypatch, tmp_path):
     failing = [runs.Run("tests.fake_runs:fails", {"reason": "loss is not finite"})]
     monkeypatch.setattr(fake_experiments, "runs", lambda *given, **more: failing)
-    status, _, err = medrepro("job", "runs", NOTEBOOK, "smoke", str(tmp_path / "m.json"))
+    status, _, err = medrepro("job", "runs", NOTEBOOK, "smoke")
     assert status == 1
     assert "1 of 1 runs failed" in err
     assert "fake_runs:fails(reason=loss is not finite)" in err
