@@ -65,14 +65,19 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
     except Timeout:
         print(f"another build works in {build}: waiting for it", file=sys.stderr)
         lock.acquire()
+    # where there has been no build yet there is work: its imports go beside the hashing of sources
+    host = warm.Host(profile) if warm.possible() and not check and not (build / "book.stamp").is_file() else None
     bookbuild.write_keys(profile)
-    together = None
-    if not check and warm.possible() and (bookbuild.pages_without_runs(profile) or bookbuild.pages_to_execute(profile)):
-        together = subprocess.Popen([sys.executable, "-m", "medrepro.cli", "job", "together", profile])
+    if not check and (bookbuild.pages_without_runs(profile) or bookbuild.pages_to_execute(profile)):
+        host = host or (warm.Host(profile) if warm.possible() else None)
+        if host:
+            host.work()
+    elif host:
+        host = host.dismiss()
     from snakemake.cli import main as snakemake  # in this process, so that a kill leaves no workflow behind
 
-    if together is not None:
-        together.wait()
+    if host:
+        host.wait()
     try:
         snakemake(options)
     except SystemExit as done:
@@ -231,14 +236,6 @@ def data_check(name: str) -> None:
 
     for finding in registry.check(name):
         print(finding)
-
-
-@job_app.command("together")
-def job_together(profile: str) -> None:
-    """Compute what all pages with missing runs need and execute stale pages, in forks of one process."""
-    from medrepro import warm
-
-    warm.build(profile)
 
 
 @job_app.command("runs")

@@ -70,9 +70,20 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
-@lru_cache(maxsize=4096)
+#: What is known of a file as it was at a time of change and of a size: its digest and the names it imports. A process may
+#: hand it on to another.
+PARSED: dict[tuple[Path, str, int, int], tuple[str, tuple[str, ...]]] = {}
+
+
 def _parsed(path: Path, module: str, mtime_ns: int, size: int) -> tuple[str, tuple[str, ...]]:
-    """Digest of one file and the names it imports; cached until the file changes."""
+    """Digest of one file and the names it imports; remembered until the file changes."""
+    known = path, module, mtime_ns, size
+    if known not in PARSED:
+        PARSED[known] = _read(path, module)
+    return PARSED[known]
+
+
+def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:

@@ -80,6 +80,11 @@ def imported(notebook: str) -> list[str]:
     return list(found)
 
 
+def figures_in(notebook: str) -> int:
+    """How many figures a notebook shows, which is most of the time that it takes when its runs are stored."""
+    return sum(cell.source.count(".figure(") for cell in cells(notebook) if cell.cell_type == "code")
+
+
 def plan(notebook: str, profile: str, **changed: Any) -> list[runs.Run]:
     """Runs behind a notebook with its default parameters, some of them changed."""
     given = parameters(notebook)

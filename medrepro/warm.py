@@ -12,6 +12,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -20,7 +21,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from medrepro import bookbuild, runs, staging
+from medrepro import bookbuild, runs, sources, staging
 from medrepro.imports import without_address_grammar
 
 #: Imported before the first worker is forked, and before the first kernel, beside the modules of runs and cells.
@@ -42,12 +43,49 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+class Host:
+    """A fork of this process that imports what runs need at once, and works on the build when it is told to.
+
+    Examples
+    --------
+    >>> if possible():
+    ...     Host("smoke").dismiss()
+    """
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+        reader, self._writer = os.pipe()
+        self._child = _fork(functools.partial(self._serve, reader))
+        os.close(reader)
+
+    def _serve(self, reader: int) -> None:
+        os.close(self._writer)
+        os.environ |= staging.KERNEL_ENVIRONMENT  # read when numerical libraries are imported, which is now
+        _import(FOR_RUNS)
+        with os.fdopen(reader, "rb") as pipe:
+            if known := pipe.read():
+                sources.PARSED |= pickle.loads(known)
+                build(self.profile)
+
+    def work(self) -> None:
+        """Have it compute missing runs and execute stale pages; what this process has learnt of sources is handed on."""
+        with os.fdopen(self._writer, "wb") as pipe:
+            pickle.dump(sources.PARSED, pipe)
+
+    def wait(self) -> None:
+        """Wait until it has done its work."""
+        os.waitpid(self._child, 0)
+
+    def dismiss(self) -> None:
+        """End it: there is nothing to do."""
+        os.kill(self._child, signal.SIGKILL)
+        os.close(self._writer)
+        self.wait()
+
+
 def build(profile: str) -> None:
     """Compute missing runs of all pages and execute the pages that need it; nothing is raised for what fails."""
-    end_with_parent()
-    os.environ |= staging.KERNEL_ENVIRONMENT  # read when numerical libraries are imported, which is here
     planned = {name: staging.plan(name, profile) for name in bookbuild.pages_without_runs(profile)}
-    _import(FOR_RUNS)
     _import({run.module for some in planned.values() for run in some})
     prepare = functools.cache(lambda: _import_for_pages(bookbuild.pages()))  # while workers compute
     try:
@@ -61,6 +99,7 @@ def build(profile: str) -> None:
             bookbuild.list_runs(name, profile, runs.ensure(some))
     if todo := bookbuild.pages_to_execute(profile):
         prepare()
+        todo.sort(key=staging.figures_in, reverse=True)  # what takes long is not begun last
         _in_children([functools.partial(_page, name, profile) for name in todo], runs.cores())
 
 
@@ -169,7 +208,7 @@ class _ParkedKernel:
 
     def start(self, command: list[str], *, cwd: str | Path | None, env: dict[str, str]) -> None:
         """Become the kernel that a command line ``python -m ipykernel_launcher ARGUMENTS`` would start."""
-        quiet = ["--IPKernelApp.log_level=ERROR", f"--IPKernelApp.parent_handle={os.getpid()}"]
+        quiet = ["--IPKernelApp.log_level=CRITICAL", f"--IPKernelApp.parent_handle={os.getpid()}"]
         arguments = [*command[command.index("-f") :], *quiet]
         told = {
             "arguments": arguments,

@@ -18,12 +18,12 @@ MODELS = ("dran", "dncnn", "dynamic_dncnn", "residual_mid_like")
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {
         "device": "cpu",  # kind of device, part of a run's digest
-        "train": {"steps": 20, "num_images": 10, "size": 48, "crop": 32, "batch_size": 4, "lr": 3e-3},
+        "train": {"steps": 8, "num_images": 6, "size": 40, "crop": 24, "batch_size": 4, "lr": 3e-3},
         "dran": {"features": 8, "layers": 1},
         "rival": {"features": 8, "depth": 5},
         "test": {"test_images": 1, "test_size": 32},
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means"],
-        "finder": {"num_train": 16, "num_test": 16, "size": 32, "features": 8, "num_epochs": 2},
+        "finder": {"num_train": 8, "num_test": 12, "size": 32, "features": 8, "num_epochs": 2},
         "finder_seeds": 2,
         "seeds": 2,
         "rival_seeds": 1,  # trainings of every other network

@@ -38,7 +38,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "train": {            # Table 1, live
             "size": 32, "channels": [8, 16, 32, 64], "num_epochs": 2, "batch_size": 4, "lr": 2e-3, "shuffle": True,
         },
-        "phantoms": {"num_train": 24, "num_val": 8, "num_test": 16},
+        "phantoms": {"num_train": 12, "num_val": 4, "num_test": 8},
         "real": {"limit": 40, "num_folds": 3, "split": "grouped"},
         "train_seeds": 2,     # trainings a row
     },
