@@ -88,12 +88,10 @@ def build(profile: str) -> None:
     planned = {name: staging.plan(name, profile) for name in bookbuild.pages_without_runs(profile)}
     _import({run.module for some in planned.values() for run in some})
     prepare = functools.cache(lambda: _import_for_pages(bookbuild.pages()))  # while workers compute
-    try:
+    with contextlib.suppress(runs.RunError):  # the workflow tells
         wanted = [run for some in planned.values() for run in some]
         # the first page's runs are small: at the end they leave no worker idle
         runs.ensure(wanted[::-1], executor=functools.partial(_workers, meanwhile=prepare))
-    except runs.RunError as error:
-        print(f"medrepro: {error}", file=sys.stderr)
     for name, some in planned.items():
         if all(runs.load(run) is not None for run in some):
             bookbuild.list_runs(name, profile, runs.ensure(some))
