@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import nbformat
 import pytest
 import typer.main
 
-from medrepro import bookbuild, checks, cli, ledger, paths, published, recorded, runs
+from medrepro import checks, cli, ledger, paths, published, recorded, runs
 from medrepro.data import registry
 from tests import fake_experiments
 
@@ -143,30 +142,11 @@ def test_recording_takes_the_chosen_runs_and_tells_how_far_the_grid_is(medrepro,
 
 
 @pytest.mark.quick
-def test_a_job_computes_the_runs_of_a_notebook_and_writes_their_digests(medrepro, notebook, tmp_path):
-    manifest = tmp_path / "manifests" / "first.json"
+def test_a_job_computes_the_runs_of_a_notebook_and_writes_their_digests(medrepro, notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDREPRO_BUILD", str(tmp_path / "build"))
+    manifest = paths.build("smoke") / "manifests" / f"{NOTEBOOK}.json"
     assert medrepro("job", "runs", NOTEBOOK, "smoke")[0] == 0
     assert json.loads(manifest.read_text()) == [run.digest for run in fake_experiments.runs(NOTEBOOK, "smoke")]
-
-
-def test_runs_of_pages_whose_manifest_is_missing_or_old_are_computed_together(
-    medrepro, notebook, store, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("MEDREPRO_BUILD", str(tmp_path / "build"))
-    monkeypatch.setattr(bookbuild, "pages", lambda: [NOTEBOOK])
-    build = paths.build("smoke")
-    key, manifest = build / "keys" / "runs" / NOTEBOOK, build / "manifests" / f"{NOTEBOOK}.json"
-    for path in (key, manifest):
-        path.parent.mkdir(parents=True)
-    key.write_text("digest")
-    assert bookbuild.pages_without_runs("smoke") == [NOTEBOOK]
-    assert medrepro("job", "together", "smoke")[0] == 0
-    assert all(runs.load(run) for run in fake_experiments.runs(NOTEBOOK, "smoke"))
-    manifest.write_text("[]")
-    os.utime(key, (1, 1))
-    assert bookbuild.pages_without_runs("smoke") == []
-    os.utime(manifest, (0, 0))
-    assert bookbuild.pages_without_runs("smoke") == [NOTEBOOK]
 
 
 @pytest.mark.quick
