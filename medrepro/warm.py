@@ -142,13 +142,15 @@ def _fork(task: Callable[[], None]) -> int:
     """Run a task in a child; its exit status is 0 if the task returned."""
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     if pid := os.fork():
         return pid
     status = 1
     try:
         end_with_parent()
-        task()
-        status = 0
+        if os.getppid() == parent:  # else it ended before it was followed
+            task()
+            status = 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -161,7 +163,7 @@ def _in_children(tasks: Sequence[Callable[[], None]], at_once: int) -> None:
     """Run tasks in children, in their order, so many at once."""
     running: set[int] = set()
     for task in tasks:
-        if len(running) >= at_once:
+        while len(running) >= at_once:
             running.discard(os.wait()[0])
         running.add(_fork(task))
     while running:
