@@ -158,7 +158,9 @@ def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = 
     (paths.build(profile) / "tables" / notebook).mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part.ipynb")
     start = time.perf_counter()
-    how = {} if kernel_manager_class is None else {"kernel_manager_class": kernel_manager_class}
+    how = {"shutdown_kernel": "immediate"} | (
+        {} if kernel_manager_class is None else {"kernel_manager_class": kernel_manager_class}
+    )
     try:
         with open(log, "w", encoding="utf-8") as output, _environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(

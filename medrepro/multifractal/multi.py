@@ -54,7 +54,8 @@ class Multi(nn.Module):
     form
         ``literal`` holds all Q level sets of every pixel (the default of ``authors_code``), and is always used with
         `per_channel`. ``table`` never does: maps of more than `table_from` entries read H~ off a grid of alpha, at a cost
-        that does not depend on Q; smaller ones are computed exactly, block by block of pixels. Overrides the preset.
+        that does not depend on Q (with raw exponents and zero padding without a map of alpha either); smaller ones are
+        computed exactly, block by block of pixels. Overrides the preset.
 
     Shape
     -----
@@ -224,6 +225,7 @@ class Multi(nn.Module):
         """Recalibrated maps, shape and dtype of `x`."""
         expect_maps(x, self.channels)
         counted = self.phi_kind == "bn" and self.training  # its statistics are those of all exponents
-        if self.form == "table" and x.numel() > self.table_from and self._bounds() and not counted:
+        one_pass = self._bounds() and self.exponent.padding == "zero" and not counted
+        if self.form == "table" and x.numel() > self.table_from and one_pass:
             return self._without_exponents(x)
         return combined(x, self.level_map(x), self.combine)

@@ -252,6 +252,13 @@ def test_fit_finds_the_parameters_of_a_curve_of_its_own_kind():
     assert fit.r2 == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.parametrize("model", excitations.SLOPES, ids=lambda model: model.__name__)
+def test_derivatives_of_a_curve_are_those_of_differences(model):
+    n, at, step = np.arange(1.0, 9), np.array([0.4, 0.7, 0.5, 0.2, 0.3]), 1e-6
+    differences = [(model(n, *(at + h)) - model(n, *(at - h))) / (2 * step) for h in step * np.eye(5)]
+    np.testing.assert_allclose(excitations.SLOPES[model](n, *at), np.stack(differences, 1), rtol=1e-6, atol=1e-6)
+
+
 def test_double_exponential_by_hand():
     value = excitations.double_exponential(3.0, 0.6, 0.9, 0.4, 0.08, 0.5)
     assert value == pytest.approx(0.6 * (1 - np.exp(-0.9 * 2.5)) + 0.4 * (1 - np.exp(-0.08 * 2.5)))

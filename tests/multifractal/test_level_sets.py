@@ -13,6 +13,7 @@ from medrepro.multifractal.level_table import POINTS, grid_of, interpolate
 from medrepro.multifractal.literal import Literal, literal_rescale, with_literal_layers
 from medrepro.multifractal.measure import rescale
 from medrepro.multifractal.multi import Multi
+from medrepro.multifractal.presets import combined
 from medrepro.multifractal.recalibration import ChannelSE, recalibration
 from medrepro.multifractal.segmenter import UNet
 
@@ -198,20 +199,19 @@ def test_the_backward_pass_may_be_run_twice_and_input_may_not_be_changed_in_betw
         torch.autograd.grad(out.sum(), leaf)
 
 
-def test_large_maps_keep_themselves_alone():
-    """Mono a map, Multi two, and a few numbers for each plane: no masses, no level sets of pixels wait for the backward pass."""
-    x = torch.rand(1, 8, 256, 256)
-    for layer, maps in ((recalibration("mono", 8), 1), (recalibration("multi", 8), 2)):
-        kept = {}
+@pytest.mark.parametrize("name", ["mono", "multi"])
+def test_large_maps_keep_themselves_alone(name):
+    """The map and a few numbers for each plane: no exponents, masses or level sets of pixels wait for the backward pass."""
+    x, layer, kept = torch.rand(1, 8, 256, 256), recalibration(name, 8), {}
 
-        def pack(tensor: Tensor, kept: dict = kept) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            layer.exponent.pooled(x.requires_grad_()) if maps == 1 else layer.level_map(x.requires_grad_())
-        table = POINTS * layer.num_levels * 8 if maps == 2 else 0  # the grid's memberships, in float64
-        assert sum(kept.values()) - table < (maps + 0.3) * 4 * x.numel(), type(layer).__name__
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer.exponent.pooled(x.requires_grad_()) if name == "mono" else layer(x.requires_grad_())
+    table = POINTS * layer.num_levels * 8 if name == "multi" else 0  # the grid's memberships, in float64
+    assert sum(kept.values()) - table < 1.3 * 4 * x.numel()
 
 
 @pytest.mark.parametrize("over", ["batch", "sample", "none"])
@@ -233,3 +233,38 @@ def test_literal_layers_give_the_same_network(name, preset):
 def test_only_mono_and_multi_have_a_literal_form():
     with pytest.raises(ValueError, match="only Mono and Multi have a literal form, got ChannelSE"):
         Literal(ChannelSE(4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("switches", [
+    {}, {"combine": "product"}, {"combine": "residual_product"}, {"preset": "corrected"}, {"minmax": "none"},
+    {"scales": (2, 8)}, {"slope": "weighted"}, {"padding": "reflect"},
+    {"phi": "bn", "relu": "per_q"}, {"per_channel": True},
+], ids=str)  # fmt: skip
+def test_exponents_read_off_the_table_at_once_are_those_of_a_stored_map(switches, training):
+    torch.manual_seed(3)
+    layer = Multi(3, **switches).train(training)
+    x = torch.randn(2, 3, 120, 100).relu() + 0.1
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+    upstream = torch.randn(x.shape)
+    assert x.numel() > layer.table_from
+    at_once, stored = layer(leaves[0]), combined(leaves[1], layer.level_map(leaves[1]), layer.combine)
+    torch.testing.assert_close(at_once, stored, rtol=1e-5, atol=1e-5)
+    ours, theirs = (
+        torch.autograd.grad(out, (leaf, *parameters), upstream, allow_unused=True)
+        for out, leaf in zip((at_once, stored), leaves, strict=True)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert (one - other).norm() <= 2e-3 * other.norm() + 1e-6
+
+
+def test_maps_in_half_precision_or_another_order_in_memory_are_recalibrated_alike():
+    layer, x = Multi(3), torch.rand(2, 3, 120, 100)
+    wanted = layer(x)
+    torch.testing.assert_close(layer(x.contiguous(memory_format=torch.channels_last)), wanted)
+    half = layer(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, layer(x.bfloat16().float()).bfloat16())
