@@ -35,11 +35,15 @@ def published_table() -> pd.DataFrame:
     )
 
 
+NOTHING = 0.01  # Dice below which a network marks next to no pixel rightly: the training did not begin to learn
+
+
 def gains(results: Sequence[Any], *, preset: str, models: Sequence[str] = MODELS) -> pd.DataFrame:
     """Dice of each network in points, its paired gain over the plain U-Net with 95 % interval, and corrected tests.
 
     Folds share training data, so their interval and test are Nadeau and Bengio's; p values are corrected by Holm.
-    ``still falling`` counts trainings whose validation loss had not levelled off.
+    ``still falling`` counts trainings whose validation loss had not levelled off, ``found nothing`` those whose Dice is
+    below `NOTHING`.
     """
     shared, rows = overlap(results), []
     for model in models:
@@ -60,6 +64,7 @@ def gains(results: Sequence[Any], *, preset: str, models: Sequence[str] = MODELS
             "gain high": found.high if found else np.nan,
             "p": paired_p(difference, overlap=shared) if len(difference) > 1 else np.nan,
             "still falling": sum(not one.metrics["levelled"] for one in exact),
+            "found nothing": sum(one.metrics["dice"] < NOTHING for one in exact),
         })  # fmt: skip
     table = pd.DataFrame(rows)
     if len(table):
@@ -83,7 +88,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "network": table["network"], "n": table["n"], "Dice (%)": table["Dice (%)"].map("{:.1f}".format),
         "gain over U-Net": [gain(row) for _, row in table.iterrows()], "p": table["p"], "p (Holm)": table["p (Holm)"],
-        "still falling": [f"{row['still falling']} of {row['n']}" for _, row in table.iterrows()],
+        **{name: [f"{row[name]} of {row['n']}" for _, row in table.iterrows()] for name in ("still falling", "found nothing")},
     })  # fmt: skip
 
 

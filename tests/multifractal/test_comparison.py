@@ -44,6 +44,12 @@ def test_gain_interval_and_p_are_those_of_scipy():
     assert row["still falling"] == 1
 
 
+def test_trainings_that_found_nothing_are_counted_and_told():
+    table = comparison.gains([*RESULTS, trained("cse", 3, 0.009)], preset="authors_code")
+    assert table.set_index("network")["found nothing"].to_dict() == {"U-Net": 0, "cSE": 1}
+    assert comparison.readable(table)["found nothing"].tolist() == ["0 of 3", "1 of 4"]
+
+
 def test_the_other_reading_is_chosen_where_a_network_has_two():
     both = [*RESULTS, *(trained("mono", n, 0.5, preset="authors_code") for n in range(3))]
     both += [trained("mono", n, 0.9, preset="paper") for n in range(3)]
