@@ -448,3 +448,12 @@ def test_slope_weights_start_as_glorot_uniform():
 def test_faults_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-9, 1e-7, 1e-3, 0.5, 1.0, 200.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eps_counts_wherever_it_moves_a_mass(least, dtype):
+    x = least + (noise(1, 2, 24, 20) * max(least, 1e-6)).round(decimals=9)
+    wanted = literal_exponent(x, eps=1e-7)
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(local_exponent(x.to(dtype), eps=1e-7).double(), wanted, rtol=0, atol=tolerance)
