@@ -140,7 +140,7 @@ def staged_file(notebook: str, profile: str) -> Path:
 def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = None, **given: Any) -> Path:
     """Execute a notebook at a profile and stage it; an earlier staged copy stays until the new one is whole.
 
-    A `kernel_manager_class` other than nbclient's own decides how its kernel is started; `given` are parameters.
+    A `kernel_manager_class` other than `medrepro.kernels.Manager` decides how its kernel is started; `given` are parameters.
 
     Raises
     ------
@@ -151,6 +151,8 @@ def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = 
         import nbformat
         import papermill
 
+        from medrepro.kernels import Manager
+
     runs.ensure(plan(notebook, profile, **given))  # here and not in the kernel, so that progress is seen
     target, log = staged_file(notebook, profile), paths.build(profile) / "logs" / f"{notebook}.log"
     for path in (target, log):
@@ -158,9 +160,7 @@ def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = 
     (paths.build(profile) / "tables" / notebook).mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part.ipynb")
     start = time.perf_counter()
-    how = {"shutdown_kernel": "immediate"} | (
-        {} if kernel_manager_class is None else {"kernel_manager_class": kernel_manager_class}
-    )
+    how = {"shutdown_kernel": "immediate", "kernel_manager_class": kernel_manager_class or Manager}
     try:
         with open(log, "w", encoding="utf-8") as output, _environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(

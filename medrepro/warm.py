@@ -27,7 +27,7 @@ from medrepro.imports import without_address_grammar
 #: Imported before the first worker is forked, and before the first kernel, beside the modules of runs and cells.
 FOR_RUNS = ("torch", "lightning.fabric", "threadpoolctl", "safetensors.torch")
 FOR_PAGES = (
-    "nbformat", "papermill", "jupyter_client.manager", "ipykernel.kernelapp", "pandas", "matplotlib_inline.backend_inline",
+    "nbformat", "papermill", "medrepro.kernels", "ipykernel.kernelapp", "pandas", "matplotlib_inline.backend_inline",
     "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "sqlite3",
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
@@ -248,8 +248,9 @@ class _ParkedKernel:
 
 def _manager_of(kernel: _ParkedKernel) -> type:
     """A kernel manager whose kernel is this one."""
-    from jupyter_client import AsyncKernelManager
     from jupyter_client.provisioning import LocalProvisioner
+
+    from medrepro.kernels import Manager
 
     class Provisioner(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
@@ -257,9 +258,9 @@ def _manager_of(kernel: _ParkedKernel) -> type:
             self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
             return self.connection_info
 
-    class Manager(AsyncKernelManager):
+    class OfThis(Manager):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             self.provisioner = Provisioner(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
 
-    return Manager
+    return OfThis

@@ -113,6 +113,24 @@ def test_a_forked_kernel_gives_the_outputs_of_a_fresh_one(tmp_path):
     assert outputs["forked"][2][0]["text"] == f"7 {tmp_path.name} 1\n"
 
 
+STOPPED = """
+import time
+from medrepro import kernels
+kernels.PATIENCE = 0.2
+heart = kernels.Manager().client_factory().hb_channel_class
+never_ends = type("NeverEnds", (heart,), {"run": lambda self: time.sleep(60)})(None, None, "tcp://127.0.0.1:1")
+never_ends.start()
+never_ends.stop()
+print("stopped", issubclass(heart, kernels.Heartbeat), flush=True)
+"""
+
+
+def test_a_heartbeat_that_does_not_end_keeps_nobody_waiting():
+    start = time.monotonic()
+    assert script(STOPPED).stdout == "stopped True\n"
+    assert time.monotonic() - start < 30
+
+
 LEAVES_A_CHILD = """
 import os, signal, time
 from medrepro import warm

@@ -16,6 +16,16 @@ from medrepro.strip import KEPT
 NOTEBOOKS = paths.notebooks()
 
 
+def papermill(command, environment):
+    """Run papermill's own command; once more if it hangs, which its client now and then does when it stops a kernel."""
+    for patience in (400, 400):
+        try:
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patience)
+        except subprocess.TimeoutExpired:
+            continue
+    pytest.fail(f"papermill did not end: {' '.join(command)}")
+
+
 def cells_of(notebook):
     return nbformat.read(paths.notebook_file(notebook), as_version=4).cells
 
@@ -122,7 +132,7 @@ def test_notebook_takes_a_real_set(notebook, tmp_path):
     command = [sys.executable, "-m", "papermill", str(paths.notebook_file(notebook)), str(tmp_path / "out.ipynb")]
     command += ["-p", "profile", "smoke", "-p", "data", "busi", "--no-progress-bar"]
     without = {**os.environ, **given, "MEDREPRO_DATA": ""}
-    done = subprocess.run(command, env=without, capture_output=True, text=True)
+    done = papermill(command, without)
     assert done.returncode != 0
     told = done.stderr
     assert "MEDREPRO_DATA" in told
@@ -144,5 +154,5 @@ def test_notebook_runs_on_real_images(notebook, data, tmp_path):
     command = [sys.executable, "-m", "papermill", str(paths.notebook_file(notebook)), str(tmp_path / "out.ipynb")]
     command += ["-p", "profile", "smoke", "-p", "data", data, "--no-progress-bar"]
     given = {**os.environ, "MEDREPRO_RUNS": str(tmp_path / "runs"), "MEDREPRO_BUILD": str(tmp_path / "build")}
-    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    done = papermill(command, given)
     assert done.returncode == 0, done.stderr[-3000:]
