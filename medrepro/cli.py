@@ -58,6 +58,8 @@ def book(profile: Profile = "cpu", cores: Annotated[int, typer.Option(help="0: a
     options += ["--dry-run"] if check else []
     os.environ["XDG_CACHE_HOME"] = str(paths.build() / ".cache")
     os.environ["MEDREPRO_BUILD"] = str(paths.build())
+    if cores:
+        os.environ.setdefault("MEDREPRO_WORKERS", str(cores))
     lock = FileLock(build / ".lock")  # an OS lock: it ends with the process, however that ends
     try:
         lock.acquire(timeout=0)

@@ -69,7 +69,10 @@ class Host:
 
     def work(self) -> None:
         """Have it compute missing runs and execute stale pages; what this process has learnt of sources is handed on."""
-        with os.fdopen(self._writer, "wb") as pipe:
+        with (
+            contextlib.suppress(BrokenPipeError),
+            os.fdopen(self._writer, "wb") as pipe,
+        ):  # it ended: the workflow's task
             pickle.dump(sources.PARSED, pipe)
 
     def wait(self) -> None:
@@ -93,8 +96,8 @@ def build(profile: str) -> None:
         # the first page's runs are small: at the end they leave no worker idle
         runs.ensure(wanted[::-1], executor=functools.partial(_workers, meanwhile=prepare))
     for name, some in planned.items():
-        if all(runs.load(run) is not None for run in some):
-            bookbuild.list_runs(name, profile, runs.ensure(some))
+        if None not in (results := [runs.load(run) for run in some]):
+            bookbuild.list_runs(name, profile, results)
     if todo := bookbuild.pages_to_execute(profile):
         prepare()
         todo.sort(key=staging.figures_in, reverse=True)  # what takes long is not begun last

@@ -80,6 +80,14 @@ def test_a_host_that_is_dismissed_ends_at_once():
     assert is_gone(host._child)
 
 
+def test_a_host_that_has_ended_stops_no_build():
+    host = warm.Host("smoke")
+    os.kill(host._child, signal.SIGKILL)
+    assert is_gone(host._child)
+    host.work()
+    host.wait()
+
+
 EXECUTE = """
 import sys, papermill
 from medrepro import staging, warm
