@@ -4,9 +4,8 @@ One box side, differentiable twice: `box_mass`. Several sides at once, for the s
 `NestedBoxes`, where the boxes of sides 2, 4, 8, ... come from one another by additions.
 """
 
-import math
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -114,41 +113,26 @@ def _window(x: Tensor, start: int, rows: int, columns: int) -> Tensor:
     return x[..., start : start + rows, start : start + columns]
 
 
-Addition = tuple[Tensor, Tensor, Tensor]  # one, other, and where their sum goes
-
-
-class _Sums(NamedTuple):
-    """How masses of a block are made."""
-
-    block: Tensor  # where its planes are written
-    additions: list[Addition]
-    made: list[Tensor]  # sums of every side
-    windows: list[Tensor]  # those of boxes around pixels
-
-
-class _Transposed(NamedTuple):
-    """How gradients of masses are spread over a block."""
-
-    stages: list[
-        tuple[list[Addition], Tensor | None]
-    ]  # additions, and where the shares of the next side are then added
-    columns: Addition
-    rows: tuple[Tensor, Tensor]  # their sum is the gradient
+def _doubled(sums: Tensor, span: int) -> Tensor:
+    """Four boxes of side `span` make one of twice that side, in the shape of `sums`; the last rows are of no use."""
+    flat, down, into = sums.view(-1), span * sums.shape[-1], torch.empty_like(sums)
+    half = flat[:-span] + flat[span:]
+    torch.add(half[:-down], half[down:], out=into.view(-1)[: len(half) - down])
+    return into
 
 
 class NestedBoxes:
-    """Masses of boxes of several sides around every pixel of a block of planes, and the transpose of that sum.
+    """Masses of boxes of several sides around every pixel of planes, and the transpose of that sum.
 
-    The buffers are made when first needed and used for one block after the other. Where sides are powers of two, rows lie one behind
-    the other with the frame of zeros between them, and every addition is one pass over contiguous numbers: sums across the
-    end of a row land where no box of interest begins.
+    Where sides are powers of two, rows lie one behind the other with the frame of zeros between them, and every addition
+    is one pass over contiguous numbers: sums across the end of a row land where no box of interest begins.
 
     Parameters
     ----------
     like
-        A tensor of the dtype and device of the blocks.
+        A tensor of the dtype and device of the planes.
     planes, rows, columns
-        Largest number of planes in a block, and their size.
+        Number of planes, and their size.
     sides
         Box sides in pixels, ascending, the last at least 2.
     framed
@@ -168,119 +152,52 @@ class NestedBoxes:
         self.like, self.padded_shape = like, (planes, rows + frame, columns + frame)
         # around the shares of the widest box there is room for the others: the transpose has its padding mirrored
         self.spread_shape = planes, rows + largest - 1, columns + largest - 1
-        self._sums_of, self._transposed_of = {}, {}
 
     @cached_property
     def _padded(self) -> Tensor:
         return self.like.new_zeros(self.padded_shape)
 
-    @cached_property
-    def _spreading(self) -> Tensor:
-        return self.like.new_zeros(self.spread_shape)
+    @property
+    def block(self) -> Tensor:
+        """Where to write the planes before `masses` is called, shape (planes, rows, columns)."""
+        return _window(self._padded, self.before, *self.size)
 
-    @cached_property
-    def _zero(self) -> Tensor:
-        return self.like.new_zeros(())
-
-    @cached_property
-    def _kept(self) -> list[Tensor]:
-        return [self.like.new_empty(math.prod(self.padded_shape)) for _ in self.sides]
-
-    @cached_property
-    def _rooms(self) -> list[Tensor]:
-        return [self.like.new_empty(math.prod(self.spread_shape)) for _ in range(2)]
-
-    def block(self, n: int) -> Tensor:
-        """Where to write the next `n` planes before `masses` is called, shape (n, rows, columns)."""
-        return self._sums(n).block
-
-    def masses(self, n: int, eps: float = 0.0) -> list[Tensor]:
-        """Masses plus eps of the boxes of all sides, ascending, around every pixel; they hold until the next call."""
-        _, additions, made, windows = self._sums(n)
-        if not self.doubling:
-            padded = self._padded[:n]
-            made = [_box_sum(padded, side) if side > 1 else padded.clone() for side in self.sides]
-            windows = self._windows(made)
-        elif self.sides[0] == 1:
-            made[0].copy_(self._padded[:n])
-        for one, other, into in additions:
-            torch.add(one, other, out=into)
-        if eps:
-            for sums in made:
-                sums.add_(eps)
-        return windows
+    def masses(self, eps: float = 0.0) -> list[Tensor]:
+        """Masses plus eps of the boxes of all sides, ascending, around every pixel."""
+        sums, span, made = self._padded, 1, []
+        for side in self.sides:
+            if not self.doubling:
+                sums = _box_sum(self._padded, side) if side > 1 else self._padded
+            while self.doubling and span < side:
+                sums, span = _doubled(sums, span), 2 * span
+            made.append(_window(sums, self.first[len(made)], *self.masses_size))
+        return [mass + eps for mass in made] if eps else made
 
     def spread(self, upstream: Tensor, masses: list[Tensor], factors: list[float], out: Tensor) -> None:
-        """Gradient of the block into `out`: the transpose of the sums, of factors_k * upstream / mass_k for every side k."""
+        """Gradient of the planes into `out`: the transpose of the sums, of factors_k * upstream / mass_k for every side k."""
         if not self.doubling:
             self._spread_one_by_one(upstream, masses, factors, out)
             return
-        stages, columns, rows = self._transposed(len(upstream))
-        for number, (additions, window) in enumerate(stages, 1):
-            for one, other, into in additions:
-                torch.add(one, other, out=into)
-            if number == 1:
-                torch.addcdiv(self._zero, upstream, masses[-1], value=factors[-1], out=window)
-            elif window is not None:
-                window.addcdiv_(upstream, masses[-number], value=factors[-number])
-        one, other, into = columns
-        torch.add(one, other, out=into)
-        torch.add(*rows, out=out)
-        if self.sides[0] == 1:
-            _window(out, self.first[0] - self.before, *self.masses_size).addcdiv_(upstream, masses[0], value=factors[0])
-
-    def _windows(self, made: list[Tensor]) -> list[Tensor]:
-        """Sums of the boxes around pixels, of every side."""
-        return [_window(sums, start, *self.masses_size) for sums, start in zip(made, self.first)]
-
-    def _sums(self, n: int) -> _Sums:
-        """The additions that make masses of `n` planes: views of the buffers, the same for one block after the other."""
-        if n not in self._sums_of:
-            block = _window(self._padded[:n], self.before, *self.size)
-            sums, span, additions, made = self._padded[:n], 1, [], []
-            for side, into in zip(self.sides, self._kept, strict=True) if self.doubling else ():
-                while span < side:
-                    more, sums = self._doubled(sums, span, into if 2 * span == side else self._rooms[1])
-                    additions += more
-                    span *= 2
-                made.append(sums if side > 1 else into[: sums.numel()].view_as(sums))
-            self._sums_of[n] = _Sums(block, additions, made, self._windows(made))
-        return self._sums_of[n]
-
-    def _transposed(self, n: int) -> _Transposed:
-        """The additions of `spread`: those before the shares of each side, from the largest down, and the last two."""
-        if n not in self._transposed_of:
-            sums, span, stages = self._spreading[:n], self.sides[-1], []
-            for side, first in zip(self.sides[::-1], self.first[::-1], strict=True):
-                additions = []
-                while span > max(side, 2):
-                    span //= 2
-                    more, sums = self._doubled(sums, span, self._rooms[1])
-                    additions += more
-                shares = _window(sums, first - self.before + side - 1, *self.masses_size) if side > 1 else None
-                stages.append((additions, shares))
-            additions = []
-            while span > 2:
+        sums, span = self.like.new_zeros(self.spread_shape), self.sides[-1]
+        for side, first, mass, factor in reversed(list(zip(self.sides, self.first, masses, factors, strict=True))):
+            while span > max(side, 2):
                 span //= 2
-                more, sums = self._doubled(sums, span, self._rooms[1])
-                additions += more
-            flat, (rows, columns) = sums.view(-1), self.size
-            half = self._rooms[0][: len(flat)].view(sums.shape)
-            upper, lower = half[:, :rows, :columns], half[:, 1 : rows + 1, :columns]
-            self._transposed_of[n] = _Transposed(
-                [*stages, (additions, None)], (flat[:-1], flat[1:], half.view(-1)[:-1]), (upper, lower)
-            )
-        return self._transposed_of[n]
-
-    def _doubled(self, sums: Tensor, span: int, into: Tensor) -> tuple[list[Addition], Tensor]:
-        """Four boxes of side `span` make one of twice that side, in the shape of `sums`; the last rows are of no use."""
-        flat, down = sums.view(-1), span * sums.shape[-1]
-        half = self._rooms[0][: len(flat) - span]
-        additions = [(flat[:-span], flat[span:], half), (half[:-down], half[down:], into[: len(half) - down])]
-        return additions, into[: len(flat)].view(sums.shape)
+                sums = _doubled(sums, span)
+            if side > 1:
+                shares = _window(sums, first - self.before + side - 1, *self.masses_size)
+                shares.addcdiv_(upstream, mass, value=factor)
+        while span > 2:
+            span //= 2
+            sums = _doubled(sums, span)
+        rows, columns = self.size
+        half = sums[..., :columns] + sums[..., 1 : columns + 1]
+        torch.add(half[:, :rows], half[:, 1 : rows + 1], out=out)
+        if self.sides[0] == 1:
+            start = self.first[0] - self.before
+            _window(out, start, *self.masses_size).addcdiv_(upstream, masses[0], value=factors[0])
 
     def _spread_one_by_one(self, upstream: Tensor, masses: list[Tensor], factors: list[float], out: Tensor) -> None:
-        total = torch.zeros_like(self._padded[: len(upstream)])
+        total = self.like.new_zeros(self.padded_shape)
         for side, first, mass, factor in zip(self.sides, self.first, masses, factors, strict=True):
             spread = _box_sum(F.pad(upstream / mass * factor, (side - 1,) * 4), side)
             _window(total, first, *spread.shape[-2:]).add_(spread)

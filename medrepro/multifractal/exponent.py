@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medrepro.multifractal.boxes import PAD_MODE, Padding, pad_for_box
 from medrepro.multifractal.boxes import box_mass as box_mass
-from medrepro.multifractal.exponent_blocks import ExponentMap, PooledExponent, SlopeSettings
+from medrepro.multifractal.exponent_gradients import ExponentMap, PooledExponent, SlopeSettings
 from medrepro.multifractal.maps import at_least_float32, expect_maps, one_of, without_autocast
 from medrepro.multifractal.measure import Rescaling, rescale
 from medrepro.multifractal.slopes import Slope, checked_scales, ols_slope, slope_coefficients

@@ -8,9 +8,10 @@ interpolation; the gradient of the grid is a weighted count of the map's. Neithe
 import torch
 from torch import Tensor
 
-from medrepro.multifractal.exponent_blocks import Exponents, SlopeSettings, again, keep
+from medrepro.multifractal.exponent_gradients import SlopeSettings, again, exponents_of, keep
 from medrepro.multifractal.maps import blocks_of_planes
 from medrepro.multifractal.measure import planes_of
+from medrepro.multifractal.tabulated import Reader, read
 
 POINTS = 16384
 
@@ -37,63 +38,6 @@ def grid_of(alpha: Tensor, *, bounds: tuple[float, float] | None = None, points:
     with torch.no_grad():
         low, high = torch.aminmax(alpha) if bounds is None else (alpha.new_tensor(bound) for bound in bounds)
         return low, (high - low).clamp_min(1e-3) / (points - 1)
-
-
-class _Reader:
-    """A tabulated function, read off block after block of a map; the buffers are those of one block.
-
-    Places are flat vectors of a block: distances from the grid's first point, in steps. They are overwritten.
-    """
-
-    def __init__(self, table: Tensor, step: Tensor | float, like: Tensor, size: int) -> None:
-        self.last, dtype = len(table) - 2, like.dtype
-        self.heights, self.rises = table.to(dtype), table.diff().to(dtype)
-        self.slopes = self.rises / step
-        self.counts = torch.zeros_like(table, dtype=torch.float64)
-        self.rooms = [like.new_empty(size) for _ in range(2)]
-        self.indices = torch.empty(size, dtype=torch.long, device=like.device)
-
-    def left_of(self, places: Tensor) -> Tensor:
-        """Grid point to the left of every place, which becomes its distance from there."""
-        whole, left = self.rooms[0][: len(places)], self.indices[: len(places)]
-        left.copy_(torch.floor(places, out=whole).clamp_(0, self.last))
-        places.sub_(whole)
-        return left
-
-    def values(self, places: Tensor, out: Tensor) -> Tensor:
-        """The function, linear between grid points, into `out`."""
-        left = self.left_of(places)
-        heights, rises = (room[: len(places)] for room in self.rooms)
-        _read(self.heights, left, heights)
-        return torch.addcmul(heights, _read(self.rises, left, rises), places, out=out)
-
-    def gradient(self, places: Tensor, upstream: Tensor, out: Tensor) -> Tensor:
-        """Gradient of the map, into `out`; that of the table is added to `counts`."""
-        left = self.left_of(places)
-        _read(self.slopes, left, out).mul_(upstream)
-        self.count(left, upstream, places.mul_(upstream))
-        return out
-
-    def count(self, left: Tensor, weight: Tensor, to_right: Tensor) -> None:
-        """Add the weight of every place to `counts`, `to_right` of it to the grid point to its right, the rest to its left."""
-        left, both = _in_rows(left), _in_rows(torch.complex(weight, to_right))  # one sum of pairs
-        sums = both.new_zeros(len(left), len(self.counts)).scatter_add_(1, left, both)
-        weight, to_right = torch.view_as_real(sums).double().sum(0).unbind(-1)
-        self.counts += weight - to_right
-        self.counts[1:] += to_right[:-1]
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """A vector in rows of equal length, one for each thread if that divides it: a row is read or summed up by one thread."""
-    rows = torch.get_num_threads() if x.device.type == "cpu" else 1
-    return x.view(rows if len(x) % rows == 0 else 1, -1)
-
-
-def _read(table: Tensor, places: Tensor, out: Tensor) -> Tensor:
-    """Entries of a table, into `out`."""
-    places = _in_rows(places)
-    torch.gather(table.expand(len(places), -1), 1, places, out=_in_rows(out))
-    return out
 
 
 def _places(block: Tensor, low: Tensor, step: Tensor, room: Tensor) -> Tensor:
@@ -124,9 +68,9 @@ class _Interpolate(torch.autograd.Function):
         return to_alpha, reader.counts.to(table.dtype), None, None
 
 
-def _reader(table: Tensor, step: Tensor | float, block: Tensor) -> tuple[_Reader, Tensor]:
+def _reader(table: Tensor, step: Tensor | float, block: Tensor) -> tuple[Reader, Tensor]:
     """A reader of the table for blocks of at most this size, and room for places."""
-    return _Reader(table, step, block, block.numel()), block.new_empty(block.numel())
+    return Reader(table, step, block, block.numel()), block.new_empty(block.numel())
 
 
 class LevelMap(torch.autograd.Function):
@@ -139,36 +83,20 @@ class LevelMap(torch.autograd.Function):
     def forward(  # noqa: D102
         ctx, x: Tensor, c: Tensor, how: SlopeSettings, table: Tensor, step: float, plus_map: bool
     ) -> Tensor:
-        exponents = Exponents(planes_of(x), c, how)
-        values = torch.empty_like(x, memory_format=torch.contiguous_format)
-        planes = values.view(-1, *exponents.size)
-        reader, room = _reader(table, step, planes[: exponents.count])
-        parts = (planes, exponents.planes) if plus_map else (planes,)
-        for masses, (out, *plus) in exponents.blocks(*parts):
-            places = exponents.alpha(masses, room[: out.numel()].view(out.shape), unit=step)
-            reader.values(places.view(-1), out.view(-1))
-            for block in plus:
-                out.add_(block)
+        exponents = exponents_of(planes_of(x), c, how)
+        entries = exponents.entries(table, step, plus_map=plus_map)
         keep(ctx, exponents, c, table)
         ctx.step, ctx.plus_map = step, plus_map
-        return values
+        return entries.view(x.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, Tensor, None, None]:  # noqa: D102
         exponents, (table,) = again(ctx)
-        step, planes = ctx.step, planes_of(grad)
-        reader, room = _reader(table, step, planes[: exponents.count])
-        given = torch.empty_like(planes[: exponents.count])
-
-        def upstream(masses: list[Tensor], grad: Tensor) -> Tensor:
-            places = exponents.alpha(masses, room[: grad.numel()].view(grad.shape), unit=step)
-            out = given[: len(grad)]
-            reader.gradient(places.view(-1), grad.view(-1), out.view(-1))
-            return out
-
-        to_planes, to_c = exponents.gradient(upstream, [planes], to_c=ctx.needs_input_grad[1], plus_first=ctx.plus_map)
-        return to_planes.view(grad.shape), to_c, None, reader.counts.to(table.dtype), None, None
+        to_planes, to_c, to_table = exponents.gradient_of_entries(
+            table, ctx.step, planes_of(grad), plus_map=ctx.plus_map, to_c=ctx.needs_input_grad[1]
+        )
+        return to_planes.view(grad.shape), to_c, None, to_table.to(table.dtype), None, None
 
 
 class _SoftCounts(torch.autograd.Function):
@@ -191,7 +119,7 @@ class _SoftCounts(torch.autograd.Function):
         blocks = blocks_of_planes(alpha)
         reader, room = _reader(grad, step, blocks[0])
         for block, out in zip(blocks, blocks_of_planes(to_alpha), strict=True):
-            _read(reader.slopes, reader.left_of(_places(block, low, step, room)), out.view(-1))
+            read(reader.slopes, reader.left_of(_places(block, low, step, room)), out.view(-1))
         return to_alpha, None, None, None
 
 

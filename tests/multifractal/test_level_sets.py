@@ -235,13 +235,15 @@ def test_only_mono_and_multi_have_a_literal_form():
         Literal(ChannelSE(4))
 
 
+@pytest.mark.parametrize("loops_from", [0, math.inf])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("switches", [
     {}, {"combine": "product"}, {"combine": "residual_product"}, {"preset": "corrected"}, {"minmax": "none"},
     {"scales": (2, 8)}, {"slope": "weighted"}, {"padding": "reflect"},
     {"phi": "bn", "relu": "per_q"}, {"per_channel": True},
 ], ids=str)  # fmt: skip
-def test_exponents_read_off_the_table_at_once_are_those_of_a_stored_map(switches, training):
+def test_exponents_read_off_the_table_at_once_are_those_of_a_stored_map(switches, training, loops_from, monkeypatch):
+    monkeypatch.setattr("medrepro.multifractal.exponent_gradients.LOOPS_FROM", loops_from)
     torch.manual_seed(3)
     layer = Multi(3, **switches).train(training)
     x = torch.randn(2, 3, 120, 100).relu() + 0.1
