@@ -92,17 +92,17 @@ def _masses(w, r, levels, first, eps, side, width, scratch, masses, columns):
     for j in range(len(levels)):
         level, mass = levels[j], masses + j * columns
         source = (level * side + ((r + first[j]) & (side - 1))) * width + first[j]
-        for step in range(level):
-            room = columns + (1 << level) - (2 << step)
-            into = mass if step == level - 1 else scratch + (step & 1) * width
-            _add(w, source, source + (1 << step), into, room)
+        for step in range(level - 1):
+            into = scratch + (step & 1) * width
+            _add(w, source, source + (1 << step), into, columns + (1 << level) - (2 << step))
             source = into
         if level == 0:
             for x in range(columns):
-                w[np.uintp(mass + x)] = w[np.uintp(source + x)]
-        if eps > ZERO:
+                w[np.uintp(mass + x)] = w[np.uintp(source + x)] + eps
+        else:
+            other = source + (1 << (level - 1))
             for x in range(columns):
-                w[np.uintp(mass + x)] += eps
+                w[np.uintp(mass + x)] = w[np.uintp(source + x)] + w[np.uintp(other + x)] + eps
 
 
 @part
@@ -347,7 +347,8 @@ class CompiledExponents(Exponents):
         of_planes = np.zeros((0, 2), np.float32) if of_planes is None else of_planes.numpy()
         table = np.zeros((1, 0), np.float32) if table is None else table.numpy()
         ends = np.zeros((0, 2), np.float32) if self.extremes is None else self.extremes.ends.t().contiguous().numpy()
-        to_planes, totals, ties = torch.empty_like(self.planes), torch.zeros(n), torch.zeros(n, 2, dtype=torch.long)
+        to_planes = self._new(n, self.planes.shape[1:])
+        totals, ties = torch.zeros(n), torch.zeros(n, 2, dtype=torch.long)
         sums = []  # of every part, for the table and for d
 
         def work(part: slice) -> None:
@@ -375,8 +376,9 @@ class CompiledExponents(Exponents):
         for thread in threads:
             thread.join()
 
-    def _new(self, n: int) -> Tensor:
-        return self.planes.new_empty(n, *self.size)
+    def _new(self, n: int, size: tuple[int, int] | None = None) -> Tensor:
+        """Room for n planes; NumPy asks for large pages of memory, and to touch small ones takes longer than the loops."""
+        return torch.from_numpy(np.empty((n, *(size or self.size)), np.float32))
 
     def alpha(self) -> Tensor:
         """Exponents of all planes, shape (B C, H, W)."""
