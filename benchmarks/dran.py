@@ -162,7 +162,7 @@ ROWS = [
     Row("dran/inference 1x128x128", partial(inference, 1, 128), 1.5, INFERENCE, threads=1),
     Row("dran/training step", training_step, 1.2, "as above; forward, L1, backward, Adam; 8 x 64 x 64", threads=1),
     *(
-        Row(f"dran/inference {batch}x{side}x{side}", partial(inference, batch, side), None, INFERENCE, threads=1)
+        Row(f"dran/inference {batch}x{side}x{side}", partial(inference, batch, side), 1.3, INFERENCE, threads=1)
         for batch, side in SIZES[1:]
     ),
 ]

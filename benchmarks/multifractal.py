@@ -101,8 +101,8 @@ KINKED = {"output": 1e-4, "gradient": 0.1}
 STEP = "plain U-Net over ours: forward, loss, backward, Adam; batch 4"
 
 ROWS = [
-    Row("multifractal/exponent forward", partial(_exponent, _no_gradient), 20, f"{LITERAL} over doubling"),
-    Row("multifractal/exponent forward+backward", partial(_exponent, _with_gradient), 8, f"{LITERAL} over doubling"),
+    Row("multifractal/exponent forward", partial(_exponent, _no_gradient), 20, f"{LITERAL} over ours"),
+    Row("multifractal/exponent forward+backward", partial(_exponent, _with_gradient), 10, f"{LITERAL} over ours"),
     Row("multifractal/multi forward+backward", partial(_layer, "multi"), 30, f"{Q_AXIS} over table; preset paper"),
     Row(
         "multifractal/multi memory", partial(_layer, "multi"), 8,
@@ -113,12 +113,12 @@ ROWS = [
     # watched
     Row(
         "multifractal/exponent with rescaling forward+backward", partial(_exponent, _with_gradient, rescaled=True), None,
-        f"{LITERAL} over doubling, both with min-max rescaling",
+        f"{LITERAL} over ours, both with min-max rescaling",
     ),
     *(
         Row(
             f"multifractal/exponent forward+backward {side}x{side}",
-            partial(_exponent, _with_gradient, (4, channels, side, side)), None, f"{LITERAL} over doubling",
+            partial(_exponent, _with_gradient, (4, channels, side, side)), None, f"{LITERAL} over ours",
         )
         for side, channels in ((112, 64), (56, 128), (40, 8))
     ),

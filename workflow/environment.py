@@ -40,6 +40,7 @@ def main() -> None:
     ]
     if subprocess.run(command, cwd=ROOT).returncode:
         sys.exit("The packages could not be installed: see pip's message above; 'make' again once it is mended.")
+    subprocess.run([str(python), "-m", "medrepro.compiled"], cwd=ROOT)  # if it fails, loops are compiled when needed
     ready.touch()
     print(f"The environment is ready after {time.monotonic() - start:.0f} s.", flush=True)
 

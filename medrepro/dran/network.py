@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrepro.dran.dynamic_convolution import COOLING, DynamicConv2d
-from medrepro.dran.noise_gate import LEAK, NoiseGate
+from medrepro.dran.noise_gate import NoiseGate
 from medrepro.dran.winograd import conv3x3
 
 PRESETS = {"paper": "independent", "authors_code": "shared"}  # what each says about the blocks
@@ -67,7 +67,7 @@ class FusedLayer(nn.Module):
     def forward(self, x: Tensor, attention: Tensor, use: int = 0) -> Tensor:
         """Maps after the ReLU."""
         weight = (attention @ self.kernels).unflatten(1, self.shape).permute(0, 4, 3, 1, 2)
-        return conv3x3(x, weight, attention @ self.bias, after=F.relu_)
+        return conv3x3(x, weight, attention @ self.bias, after="relu")
 
 
 class FusedGate(nn.Module):
@@ -80,13 +80,7 @@ class FusedGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gated features."""
-        return conv3x3(x, self.weight[None], self.bias[None], reflect=True, after=_gated)
-
-
-def _gated(both: Tensor) -> Tensor:
-    """Gated features, shape (..., C), from features and mask side by side, shape (..., 2 C)."""
-    feature, mask = both.chunk(2, -1)
-    return F.leaky_relu(feature, LEAK).mul_(torch.sigmoid(mask))
+        return conv3x3(x, self.weight[None], self.bias[None], reflect=True, after="gate")
 
 
 class DRAN(nn.Module):

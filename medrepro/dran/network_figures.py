@@ -21,8 +21,9 @@ from medrepro.dran.dynamic_convolution import DynamicConv2d
 from medrepro.dran.network import DRAN
 from medrepro.dran.network_diagram import size_of
 from medrepro.dran.noise import at_level
-from medrepro.dran.noise_gate import LEAK, NoiseGate
+from medrepro.dran.noise_gate import NoiseGate
 from medrepro.dran.quality import psnr
+from medrepro.dran.winograd import LEAK
 
 LAWS = {"authors_code": "uniform", "paper": "Gaussian"}
 TEMPERATURES = (34.0, 10.0, 1.0)

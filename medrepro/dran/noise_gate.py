@@ -1,12 +1,9 @@
 """Noise gate on the skip path of a dynamic residual attention block (Sharif, Naqvi, Biswas 2020)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrepro.dran.winograd import conv3x3
-
-LEAK = 0.2
+from medrepro.dran.winograd import conv3x3, gated
 
 
 class NoiseGate(nn.Module):
@@ -36,17 +33,15 @@ class NoiseGate(nn.Module):
         self.feature = nn.Conv2d(features, features, 3)
         self.mask = nn.Conv2d(features, features, 3)
 
-    def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _both(self, x: Tensor) -> Tensor:
         weight = torch.cat([self.feature.weight, self.mask.weight])
         bias = torch.cat([self.feature.bias, self.mask.bias])
-        feature, mask = conv3x3(x, weight[None], bias[None], reflect=True).chunk(2, 1)
-        return feature, mask
+        return conv3x3(x, weight[None], bias[None], reflect=True)
 
     def openness(self, x: Tensor) -> Tensor:
         """The mask sigma(M(x)) in (0, 1), shape (B, C, H, W)."""
-        return torch.sigmoid(self._both(x)[1])
+        return torch.sigmoid(self._both(x).chunk(2, 1)[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Gated features."""
-        feature, mask = self._both(x)
-        return F.leaky_relu(feature, LEAK) * torch.sigmoid(mask)
+        return gated(self._both(x))

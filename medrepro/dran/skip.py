@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrepro.dran.network import DRAN
-from medrepro.dran.noise_gate import LEAK
+from medrepro.dran.winograd import LEAK
 
 SKIPS = ("gate", "identity", "conv")
 

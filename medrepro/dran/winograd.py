@@ -1,7 +1,7 @@
 """3 x 3 convolution by Winograd's minimal filtering F(4 x 4, 3 x 3), on a CPU, with gradients.
 
 A tile of 4 x 4 outputs takes 36 products for each pair of channels instead of 144 [1]_. Tiles are filtered in runs that
-fit into the cache: gather, transform, 36 matrix products, transform back, each one call.
+fit into the cache: transformed by `winograd_loops`, multiplied in 36 matrix products, transformed back.
 
 References
 ----------
@@ -10,6 +10,7 @@ References
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,23 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# input, kernel and output transform along one axis, for the points 0, 1, -1, 2, -2, infinity
-INPUT = np.array([
-    [4, 0, -5, 0, 1, 0],
-    [0, -4, -4, 1, 1, 0],
-    [0, 4, -4, -1, 1, 0],
-    [0, -2, -1, 2, 1, 0],
-    [0, 2, -1, -2, 1, 0],
-    [0, 4, 0, -5, 0, 1],
-])  # fmt: skip
+# kernel transform along one axis, for the points 0, 1, -1, 2, -2, infinity
 KERNEL = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 RUN = 64  # tiles filtered at once: 36 x 64 x 64 floats are 0.6 MB; 128 measured no faster, 256 slower
 LEAST_CHANNELS = 48  # below, or in smaller maps, the library's convolution is as fast
 LEAST_PIXELS = 256
 
-After = Callable[[Tensor], Tensor]
+LEAK = 0.2  # slope of the leaky ReLU of a gate
+
+After = Literal["relu", "gate"]
+AFTER: dict[After | None, Callable[[Tensor], Tensor]] = {None: lambda y: y, "relu": F.relu_, "gate": lambda y: gated(y)}
 
 
 def conv3x3(
@@ -52,26 +47,28 @@ def conv3x3(
     reflect
         Reflect the border instead of filling it with zeros.
     after
-        For inference: applied to the output while it is in the cache, pixel by pixel, on tensors (..., O); it may
-        change its argument and the number of channels.
+        For inference, done with an output while it is in the cache: ``relu``, or ``gate``, see `gated`.
 
     Returns
     -------
     Tensor
-        Shape (B, O, H, W), channels last where Winograd's form is used: in float32 or float64 on a CPU outside
-        autocast, from 48 channels and 256 pixels on. Elsewhere the library's convolution is called. The results agree
-        up to rounding, a few parts in a million of the largest output.
+        Shape (B, O, H, W), or (B, O / 2, H, W) if gated; channels last where Winograd's form is used: in float32 or
+        float64 on a CPU outside autocast, from 48 channels and 256 pixels on. Elsewhere the library's convolution is
+        called. The results agree up to rounding, a few parts in a million of the largest output.
     """
-    if not worthwhile(x, weight):
-        y = _library(x, weight, bias, reflect)
-        return y if after is None else after(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    if not worthwhile(x, weight) or (after == "gate" and x.dtype == torch.float64):
+        return AFTER[after](_library(x, weight, bias, reflect))
     bias = x.new_zeros(1, weight.shape[1]) if bias is None else bias
     nhwc = x.permute(0, 2, 3, 1).contiguous()
     if after is None and torch.is_grad_enabled():
-        y = _Differentiable.apply(nhwc, weight, bias, reflect)
-    else:
-        y = _filtered(nhwc, weight, bias, reflect, after)
-    return y.permute(0, 3, 1, 2)
+        return _Differentiable.apply(nhwc, weight, bias, reflect).permute(0, 3, 1, 2)
+    return _filtered(nhwc.detach(), weight.detach(), bias.detach(), reflect, after).permute(0, 3, 1, 2)
+
+
+def gated(both: Tensor) -> Tensor:
+    """Leaky ReLU of the first half of the channels (B, 2 C, H, W) times the sigmoid of the second."""
+    feature, mask = both.chunk(2, 1)
+    return F.leaky_relu(feature, LEAK) * torch.sigmoid(mask)
 
 
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
@@ -96,113 +93,80 @@ def _library(x: Tensor, weight: Tensor, bias: Tensor | None, reflect: bool) -> T
 
 
 @cache
-def _transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Input along one axis (6, 6); kernel (36, 9) and output (16, 36) along both."""
-    return tuple(torch.tensor(one, dtype=dtype) for one in (INPUT, np.kron(KERNEL, KERNEL), np.kron(OUTPUT, OUTPUT)))
+def _kernel_transform(dtype: torch.dtype) -> Tensor:
+    """Transform of kernels along both axes, (36, 9)."""
+    return torch.tensor(np.kron(KERNEL, KERNEL), dtype=dtype)
+
+
+@cache
+def _factors(dtype: torch.dtype) -> np.ndarray:
+    """The factors of the other transforms, of the maps' type."""
+    return torch.tensor([2, 4, 5, 8], dtype=dtype).numpy()
 
 
 def _spectrum(weight: Tensor) -> Tensor:
     """Kernels (O, C, 3, 3) in Winograd's domain, shape (36, C, O)."""
     out, channels = weight.shape[:2]
     taps = weight.permute(2, 3, 1, 0).reshape(9, channels * out)
-    return (_transforms(weight.dtype)[1] @ taps).view(36, channels, out)
+    return (_kernel_transform(weight.dtype) @ taps).view(36, channels, out)
 
 
-def _tiles(x: Tensor, pad: int) -> tuple[int, int]:
-    """Rows and columns of 4 x 4 tiles that cover every output of a map (H, W, C) with a border."""
-    rows, columns = (-(-(side + 2 * pad - 2) // 4) for side in x.shape[:2])
-    return rows, columns
-
-
-def _spectra(x: Tensor, pad: int, reflect: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Transformed input tiles of a map (H, W, C), some rows of tiles at once: the rows, and (36, tiles, C)."""
-    channels = x.shape[2]
-    rows, columns = _tiles(x, pad)
-    down = max(1, RUN // columns)
-    transform = _transforms(x.dtype)[0]
-    strip = x.new_zeros(4 * down + 2, 4 * columns + 2, channels)  # input rows of a run, with the border
-    line = strip.stride(0)
-    for first in range(0, rows, down):
-        r = slice(first, min(rows, first + down))
-        _fill(strip, x, 4 * first - pad, pad, reflect)
-        lines = strip.as_strided((r.stop - first, 6, line), (4 * line, line, 1))
-        half = torch.matmul(transform, lines)  # (tile rows, 6, columns and channels)
-        shape = (6, 6, r.stop - first, columns, channels)
-        taps = half.as_strided(shape, (line, channels, 6 * line, 4 * channels, 1)).reshape(6, 6, -1)
-        yield r, torch.matmul(transform, taps).view(36, -1, channels)
-
-
-def _fill(strip: Tensor, x: Tensor, top: int, pad: int, reflect: bool) -> None:
-    """Input rows from `top` on, which may be outside, with the columns' border."""
-    height, width, _ = x.shape
-    low, high = max(0, top), min(height, top + len(strip))
-    inner = strip[:, pad : pad + width]
-    inner[: low - top].zero_()
-    inner[low - top : high - top] = x[low:high]
-    inner[high - top :].zero_()
-    if not reflect:
-        return
-    for outside, source in ((-1, 1), (height, height - 2)):
-        if 0 <= outside - top < len(strip):
-            inner[outside - top] = x[source]
-    strip[:, 0], strip[:, width + 1] = strip[:, 2], strip[:, width - 1]
+def _runs(rows: int, columns: int, like: Tensor, *channels: int) -> Iterator[tuple[int, list[Tensor]]]:
+    """The first tile of each run over the outputs of a map, and room (36, tiles, C) for each number of channels."""
+    tiles = -(-rows // 4) * -(-columns // 4)
+    rooms = [like.new_empty(36 * min(RUN, tiles) * c) for c in channels]
+    for first in range(0, tiles, RUN):
+        n = min(RUN, tiles - first)
+        yield first, [room[: 36 * n * c].view(36, n, c) for room, c in zip(rooms, channels, strict=True)]
 
 
 def _correlate(
-    x: Tensor,
-    spectrum: Tensor,
-    bias: Tensor | None,
-    pad: int,
-    *,
-    reflect: bool = False,
-    after: After | None = None,
-    into: Tensor | None = None,
+    x: Tensor, spectrum: Tensor, bias: Tensor, pad: int, *, reflect: bool = False, after: After | None = None
 ) -> Tensor:
-    """Map (H, W, C) with the kernels of `_spectrum`, shape (4 rows, 4 columns, O) of tiles, written to `into`."""
-    rows, columns = _tiles(x, pad)
-    out, back = spectrum.shape[2], _transforms(x.dtype)[2]
-    y = x.new_empty(4 * rows, 4 * columns, out) if into is None else into
-    blocks = y.view(rows, 4, columns, 4, y.shape[2])
-    repeated = None if bias is None else bias.repeat(columns * max(1, RUN // columns))
-    for r, tiles in _spectra(x, pad, reflect):
-        products = torch.bmm(tiles, spectrum).view(36, -1)
-        part = back @ products if repeated is None else torch.addmm(repeated[: products.shape[1]], back, products)
-        part = part.view(4, 4, r.stop - r.start, columns, out)
-        blocks[r] = (part if after is None else after(part)).permute(2, 0, 3, 1, 4)
+    """Map (H, W, C) with a border of `pad` pixels and the kernels of `_spectrum`."""
+    from medrepro.dran import winograd_loops as loops  # imports Numba
+
+    purpose = {None: loops.PLAIN, "relu": loops.RELU, "gate": loops.GATE}[after]
+    height, width, channels = x.shape[0] + 2 * pad - 2, x.shape[1] + 2 * pad - 2, spectrum.shape[2]
+    y = x.new_empty(height, width, channels // 2 if after == "gate" else channels)
+    columns, factors = -(-width // 4), _factors(x.dtype)
+    for first, (tiles, products) in _runs(height, width, x, x.shape[2], channels):
+        loops.input_tiles(x.numpy(), first, columns, pad, reflect, factors, tiles.numpy())
+        torch.bmm(tiles, spectrum, out=products)
+        loops.output_tiles(products.numpy(), first, columns, bias.numpy(), purpose, factors, y.numpy())
     return y
 
 
 def _filtered(x: Tensor, weight: Tensor, bias: Tensor, reflect: bool, after: After | None = None) -> Tensor:
     """The convolution of a batch (B, H, W, C), shape (B, H, W, O)."""
     spectra = [_spectrum(one) for one in weight]
-    rows, columns = _tiles(x[0], 1)
-    out = weight.shape[1] if after is None else after(x.new_zeros(1, weight.shape[1])).shape[1]
-    y = x.new_empty(len(x), 4 * rows, 4 * columns, out)
-    for i, one in enumerate(x):
-        kernels, start = spectra[i % len(spectra)], bias[i % len(bias)]
-        _correlate(one, kernels, start, 1, reflect=reflect, after=after, into=y[i])
-    return y[:, : x.shape[1], : x.shape[2]].contiguous()
+    maps = [
+        _correlate(one, spectra[i % len(spectra)], bias[i % len(bias)], 1, reflect=reflect, after=after)
+        for i, one in enumerate(x)
+    ]
+    return maps[0][None] if len(maps) == 1 else torch.stack(maps)
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, reflect: bool) -> Tensor:
     """Gradient of one sample's kernels, shape (O, C, 3, 3), from its map (H, W, C) and that of the output."""
-    out, channels = grad.shape[2], x.shape[2]
-    rows, columns = _tiles(x, 1)
-    short = 4 * rows - grad.shape[0], 4 * columns - grad.shape[1]
-    blocks = (F.pad(grad, (0, 0, 0, short[1], 0, short[0])) if any(short) else grad).view(rows, 4, columns, 4, out)
-    total, back = x.new_zeros(36, channels, out), _transforms(x.dtype)[2]
-    for r, tiles in _spectra(x, 1, reflect):
-        products = back.T @ blocks[r].permute(1, 3, 0, 2, 4).reshape(16, -1)
-        total.baddbmm_(tiles.transpose(1, 2), products.view(36, -1, out))
-    taps = _transforms(x.dtype)[1].T @ total.view(36, -1)
+    from medrepro.dran import winograd_loops as loops
+
+    (height, width, out), channels = grad.shape, x.shape[2]
+    columns, factors, total = -(-width // 4), _factors(x.dtype), x.new_zeros(36, channels, out)
+    for first, (tiles, products) in _runs(height, width, x, channels, out):
+        loops.input_tiles(x.numpy(), first, columns, 1, reflect, factors, tiles.numpy())
+        loops.gradient_tiles(grad.numpy(), first, columns, factors, products.numpy())
+        total.baddbmm_(tiles.transpose(1, 2), products)
+    taps = _kernel_transform(x.dtype).T @ total.view(36, -1)
     return taps.view(3, 3, channels, out).permute(3, 2, 0, 1)
 
 
 def _input_gradient(spectrum: Tensor, grad: Tensor, reflect: bool) -> Tensor:
     """Gradient of one sample's map; what reached the reflected border is added where it came from."""
+    none = grad.new_zeros(spectrum.shape[2])
     if not reflect:
-        return _correlate(grad, spectrum, None, 1)[: grad.shape[0], : grad.shape[1]]
-    g = _correlate(grad, spectrum, None, 2)[: grad.shape[0] + 2, : grad.shape[1] + 2]
+        return _correlate(grad, spectrum, none, 1)
+    g = _correlate(grad, spectrum, none, 2)
     for one in (g.transpose(0, 1), g):
         one[2] += one[0]
         one[-3] += one[-1]

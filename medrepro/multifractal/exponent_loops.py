@@ -30,8 +30,8 @@ ROOT, MANTISSA = np.int32(0x3F3504F3), np.int32(23)  # bits of sqrt(1/2); bits o
 SHARE = 1 << 15  # entries worth a thread of their own
 
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-part = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, no_cpython_wrapper=True)
-part_sum = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"}, no_cpython_wrapper=True)
+part = njit(nogil=True, error_model="numpy", fastmath={"contract"}, no_cpython_wrapper=True)
+part_sum = njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"}, no_cpython_wrapper=True)
 
 # Rows are named by where they begin in one flat workspace w: views of an array would be counted, and compile slowly.
 

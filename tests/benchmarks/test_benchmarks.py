@@ -10,7 +10,7 @@ from benchmarks.measure import Pair, Result, Row, compare, peak_bytes
 
 NAMED = {
     "multifractal/exponent forward": 20,
-    "multifractal/exponent forward+backward": 8,
+    "multifractal/exponent forward+backward": 10,
     "multifractal/multi forward+backward": 30,
     "multifractal/multi memory": 8,
     "multifractal/unet+multi step": 0.67,

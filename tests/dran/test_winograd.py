@@ -1,12 +1,25 @@
 """Winograd's convolution against the library's, in value and gradient."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrepro.dran.winograd import INPUT, KERNEL, OUTPUT, conv3x3
+from medrepro.dran.winograd import KERNEL, conv3x3
+from medrepro.dran.winograd_loops import PLAIN, gradient_tiles, input_tiles, output_tiles
 from tests.dran.reference import close
+
+# input and output transform along one axis, for the points 0, 1, -1, 2, -2, infinity
+INPUT = np.array([
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+])  # fmt: skip
+OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 CASES = [  # batch, sets of kernels, height, width, reflected border
     (1, 1, 16, 16, False),
@@ -72,13 +85,30 @@ def test_transforms_are_winograds_identity():
     assert close(o @ ((k @ g) * (i @ d)), expected, 1e-12)
 
 
+@pytest.mark.parametrize("channels", [3, 64, 70])
+def test_loops_multiply_by_the_transforms(channels):
+    """One tile: INPUT d INPUT^T, OUTPUT m OUTPUT^T, and the transpose of the latter."""
+    factors, generator = np.array([2.0, 4, 5, 8]), np.random.default_rng(0)
+    d, m, g = (generator.standard_normal((side, side, channels)) for side in (6, 6, 4))
+    out, y = np.empty((36, 1, channels)), np.empty((4, 4, channels))
+    both = lambda matrix, x: np.einsum("ia,jb,abc->ijc", matrix, matrix, x)
+    input_tiles(d, 0, 1, 0, False, factors, out)
+    np.testing.assert_allclose(out.reshape(6, 6, -1), both(INPUT, d), atol=1e-12)
+    gradient_tiles(g, 0, 1, factors, out)
+    np.testing.assert_allclose(out.reshape(6, 6, -1), both(OUTPUT.T, g), atol=1e-12)
+    output_tiles(m.reshape(36, 1, -1), 0, 1, np.ones(channels), PLAIN, factors, y)
+    np.testing.assert_allclose(y, both(OUTPUT, m) + 1, atol=1e-12)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(8, 8), (18, 17)])  # the library's form, Winograd's
-def test_a_function_of_the_output_may_halve_its_channels(size):
+def test_relu_and_gate_after_the_convolution(size):
     x, weight, bias = arguments(2, 2, *size, torch.float32)
-    found = conv3x3(x, weight, bias, after=lambda y: y[..., :28] * torch.relu(y[..., 28:]))
     expected = library(x, weight, bias, False)
-    assert close(found, expected[:, :28] * torch.relu(expected[:, 28:]), 1e-4)
+    assert close(conv3x3(x, weight, bias, after="relu"), F.relu(expected), 1e-4)
+    feature, mask = 40 * expected[:, :28], 40 * expected[:, 28:]  # masks up to the ends of the exponential
+    found = conv3x3(x, 40 * weight, 40 * bias, after="gate")
+    assert close(found, F.leaky_relu(feature, 0.2) * torch.sigmoid(mask), 1e-2)
 
 
 @torch.no_grad()
