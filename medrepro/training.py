@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import pickle
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 #: The checkpoint's name inside `scratch`.
 CHECKPOINT = "training.pt"
+CHECKPOINT_SECONDS = 10.0  # between checkpoints, where epochs between them are not given: what a kill may cost
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -264,7 +266,7 @@ def fit(
     monitor: str | None = None,
     mode: Literal["min", "max"] = "min",
     scratch: Path | None = None,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
 ) -> Fit:
     """Train a model; it ends in evaluation mode, on `device`, with the weights of its best epoch.
 
@@ -305,7 +307,8 @@ def fit(
         Folder of this one training for its checkpoint, from which a killed training goes on; nothing is written
         elsewhere, and without it nothing at all.
     checkpoint_every
-        Epochs between checkpoints.
+        Epochs between checkpoints; if not given, one is written after every epoch that ends `CHECKPOINT_SECONDS` or more
+        after the last, since to write it takes as long as an epoch of a small network.
 
     Returns
     -------
@@ -328,7 +331,7 @@ def fit(
     check_device(device)
     if precision not in PRECISIONS or (precision == "16-mixed" and device == "cpu"):
         raise ValueError(f"precision is {precision!r} on {device}: expected {', '.join(PRECISIONS)} (16-mixed on cuda)")
-    if mode not in ("min", "max") or accumulate < 1 or num_epochs < 1 or checkpoint_every < 1:
+    if mode not in ("min", "max") or min(accumulate, num_epochs, checkpoint_every or 1) < 1:
         raise ValueError(
             f"mode is {mode!r}, accumulate {accumulate}, num_epochs {num_epochs}, checkpoint_every {checkpoint_every}: "
             "expected 'min' or 'max', and numbers of at least 1"
@@ -357,6 +360,7 @@ def fit(
             "history": [], "best_epoch": 0, "best": math.nan, "best_weights": _weights(kept), "diverged": False
         }  # fmt: skip
         history: list[dict[str, Any]] = progress["history"]
+        saved = time.monotonic()
 
         def one_step(batch: Any) -> Tensor:
             if step is None:
@@ -385,8 +389,13 @@ def fit(
             better = value < progress["best"] if mode == "min" else value > progress["best"]
             if not progress["diverged"] and (better or (progress["best_epoch"] == 0 and math.isfinite(value))):
                 progress |= {"best_epoch": row["epoch"], "best": value, "best_weights": _weights(kept)}
-            if len(history) % checkpoint_every == 0 or len(history) == num_epochs or progress["diverged"]:
+            if checkpoint_every is None:
+                due = time.monotonic() - saved >= CHECKPOINT_SECONDS
+            else:
+                due = len(history) % checkpoint_every == 0 or len(history) == num_epochs or progress["diverged"]
+            if due:
                 checkpoint.save(**progress)
+                saved = time.monotonic()
     model.load_state_dict(progress["best_weights"])
     model.eval()
     return Fit(history, progress["best_epoch"], progress["best"], progress["diverged"])

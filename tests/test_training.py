@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medrepro import training
 from medrepro.training import CHECKPOINT, TensorBatches, check_device, evaluate, fit
 
 EPOCHS = 5
@@ -260,6 +261,15 @@ def test_finished_training_is_read_back_without_another_step(tmp_path):
     assert same_weights(model, first_model)
 
 
+@pytest.mark.parametrize(("seconds", "written"), [(0.0, EPOCHS), (1e9, 0)])
+def test_checkpoints_are_apart_in_time_unless_epochs_are_counted(tmp_path, monkeypatch, seconds, written):
+    saved = []
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(training._Checkpoint, "save", lambda self, **progress: saved.append(len(progress["history"])))
+    fit(network(), train_batches(), loss=LOSS, optimiser=ADAM, num_epochs=EPOCHS, scratch=tmp_path)
+    assert saved == list(range(1, written + 1))
+
+
 def test_damaged_checkpoint_is_told_and_training_starts_anew(tmp_path):
     _, first = rich_training(tmp_path)
     path = tmp_path / CHECKPOINT
@@ -300,7 +310,7 @@ def test_loss_that_is_not_finite_stops_training_and_says_so(tmp_path):
 
     model = network()
     train = partial(fit, val=val_batches(), loss=LOSS, optimiser=ADAM)
-    result = train(model, train_batches(), num_epochs=9, step=breaking, scratch=tmp_path)
+    result = train(model, train_batches(), num_epochs=9, step=breaking, scratch=tmp_path, checkpoint_every=1)
     assert result.diverged
     assert len(result.history) == 3
     assert result.history[-1]["diverged"]
@@ -310,7 +320,7 @@ def test_loss_that_is_not_finite_stops_training_and_says_so(tmp_path):
     train(undisturbed, train_batches(), num_epochs=2)
     assert result.best_epoch == 2
     assert same_weights(model, undisturbed)
-    again = train(network(), train_batches(), num_epochs=9, step=breaking, scratch=tmp_path)
+    again = train(network(), train_batches(), num_epochs=9, step=breaking, scratch=tmp_path, checkpoint_every=1)
     assert again.diverged
     assert len(calls) == 8  # a resumed training does not try the lost one again
 
@@ -395,7 +405,8 @@ def test_cuda_training_is_repeatable_and_resumable(tmp_path, precision):
     def train(num_epochs, scratch=None):
         model = network(dropout=0.3)
         options = {"loss": LOSS, "optimiser": ADAM, "device": "cuda", "precision": precision, "ema": 0.8}
-        return fit(model, train_batches(), val_batches(), num_epochs=num_epochs, scratch=scratch, **options)
+        options |= {"scratch": scratch, "checkpoint_every": 1}
+        return fit(model, train_batches(), val_batches(), num_epochs=num_epochs, **options)
 
     whole = train(4)
     assert train(4).history == whole.history

@@ -294,10 +294,11 @@ def _tested(
     for w, way in enumerate(WAYS):
         if way == "recalibrated":
             recalibrate(net, (noisy.to(_device(net)) for noisy, _ in crops(NUM_RECALIBRATION)))
-        for (n, preset), (r, look), (v, tested) in itertools.product(*map(enumerate, (NOISES, looks, levels))):
+        for (n, preset), (r, look) in itertools.product(enumerate(NOISES), enumerate(looks)):
             clean = clean_test(look, count, size=size)
-            noisy = with_noise(clean, at_level(tested, preset), seed=v).to(_device(net))
-            denoised = denoise_batch(net, noisy, statistics="image" if way == "image" else "running")
-            for name, values in qualities(denoised, clean).items():
-                arrays[name][n, w, r, v] = values
+            noisy = [with_noise(clean, at_level(tested, preset), seed=v) for v, tested in enumerate(levels)]
+            given = torch.cat(noisy).to(_device(net))
+            denoised = denoise_batch(net, given, statistics="image" if way == "image" else "running")
+            for name, values in qualities(denoised, clean.repeat(len(levels), 1, 1, 1)).items():
+                arrays[name][n, w, r] = values.reshape(len(levels), count)
     return arrays

@@ -244,7 +244,7 @@ def train_segmenter(
     control: str | None = None,
     shuffle: bool = False,
     precision: str = "32",
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
     keep_weights: bool = False,
     device: str = "cpu",
     scratch: Path | None = None,
@@ -276,7 +276,7 @@ def train_segmenter(
     precision
         Of training: ``32``, ``bf16-mixed`` or ``16-mixed``. The test is in float32.
     checkpoint_every
-        Epochs between checkpoints in `scratch`.
+        Epochs between checkpoints in `scratch`, as in `fit`.
     keep_weights
         Return the best weights too.
     device, scratch

@@ -298,9 +298,9 @@ def test_run_interrupted_in_training_goes_on_and_ends_the_same(tmp_path, monkeyp
 
     monkeypatch.setattr(segmentation_runs, "random_flips", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(model="multi", num_epochs=4, scratch=tmp_path)
+        train(model="multi", num_epochs=4, scratch=tmp_path, checkpoint_every=1)
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
-    resumed = train(model="multi", num_epochs=4, scratch=tmp_path)
+    resumed = train(model="multi", num_epochs=4, scratch=tmp_path, checkpoint_every=1)
     assert len(calls) == 8 + 2 * 3  # two epochs were in the checkpoint
     undisturbed = train(model="multi", num_epochs=4)
     assert resumed["history"] == undisturbed["history"]
