@@ -1,16 +1,25 @@
-"""Faster imports of large libraries: a part that takes seconds to build and that nothing here uses is left out."""
+"""Faster imports of large libraries: parts that take seconds to import and that nothing here uses are left out."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 
-_GRAMMAR = (
-    "rfc3987_syntax"  # of internationalised addresses, built when jsonschema is imported; jsonschema works without
-)
+_GRAMMAR = "rfc3987_syntax"  # of internationalised addresses, built when jsonschema is imported
 
 
 @contextlib.contextmanager
-def without_address_grammar() -> Iterator[None]:
+def without(*modules: str) -> Iterator[None]:
+    """Within, imports of some modules fail, as where they are not installed; those imported before stay."""
+    left_out = [name for name in modules if name not in sys.modules]
+    sys.modules |= dict.fromkeys(left_out)  # None is the import machinery's word for: not to be had
+    try:
+        yield
+    finally:
+        for name in left_out:
+            del sys.modules[name]
+
+
+def without_address_grammar() -> contextlib.AbstractContextManager[None]:
     """Within, jsonschema (behind nbformat, papermill and MONAI) is imported without its check of addresses.
 
     Examples
@@ -18,11 +27,4 @@ def without_address_grammar() -> Iterator[None]:
     >>> with without_address_grammar():
     ...     import nbformat
     """
-    left_out = _GRAMMAR not in sys.modules
-    if left_out:
-        sys.modules[_GRAMMAR] = None  # import machinery's word for: not to be had
-    try:
-        yield
-    finally:
-        if left_out:
-            del sys.modules[_GRAMMAR]
+    return without(_GRAMMAR)

@@ -5,6 +5,7 @@ resumed training needs (weights, optimiser, random numbers, data order, best wei
 """
 
 import contextlib
+import importlib
 import math
 import os
 import pickle
@@ -14,10 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from medrepro.imports import without
 
 #: Names of precision, and what Fabric calls them.
 PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
@@ -143,16 +147,20 @@ def evaluate(
 
 def _fabric(device: str, precision: str) -> tuple[Any, Any]:
     """Fabric on one device, and its gradient scaler (None unless the precision is 16-mixed)."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.plugins import MixedPrecision
-    from lightning.fabric.plugins.environments import LightningEnvironment
-
+    library = import_fabric()
     # the environment is named, so that a Slurm job of several tasks is not taken for a distributed training
-    plugins: list[Any] = [LightningEnvironment()]
+    plugins: list[Any] = [library.plugins.environments.LightningEnvironment()]
     if precision == "16-mixed":
-        plugins.append(MixedPrecision("16-mixed", device, scaler=torch.amp.GradScaler(device)))
-        return Fabric(accelerator=device, devices=1, plugins=plugins), plugins[1].scaler
-    return Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision], plugins=plugins), None
+        scaler = torch.amp.GradScaler(device)
+        plugins.append(library.plugins.MixedPrecision("16-mixed", device, scaler=scaler))
+        return library.Fabric(accelerator=device, devices=1, plugins=plugins), scaler
+    return library.Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision], plugins=plugins), None
+
+
+def import_fabric() -> ModuleType:
+    """Lightning Fabric alone; only its detection of loss spikes, not used here, needs torchmetrics."""
+    with without("torchmetrics"):
+        return importlib.import_module("lightning_fabric")
 
 
 @contextlib.contextmanager

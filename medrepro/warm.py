@@ -25,10 +25,11 @@ from medrepro import bookbuild, runs, sources, staging
 from medrepro.imports import without_address_grammar
 
 #: Imported before the first worker is forked, and before the first kernel, beside the modules of runs and cells.
-FOR_RUNS = ("torch", "lightning.fabric", "threadpoolctl", "safetensors.torch")
+FOR_ALL = ("torch",)
+FOR_RUNS = ("threadpoolctl", "safetensors.torch")
 FOR_PAGES = (
     "nbformat", "papermill", "medrepro.kernels", "ipykernel.kernelapp", "pandas", "matplotlib_inline.backend_inline",
-    "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "sqlite3",
+    "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "numba", "sqlite3",
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
@@ -43,37 +44,25 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class Host:
-    """A fork of this process that imports what runs need at once, and works on the build when it is told to.
+class _Told:
+    """A fork of this process that prepares itself at once, and does its task when it is told on what."""
 
-    Examples
-    --------
-    >>> if possible():
-    ...     Host("smoke").dismiss()
-    """
-
-    def __init__(self, profile: str) -> None:
-        self.profile = profile
+    def __init__(self, prepare: Callable[[], None], task: Callable[[Any], None]) -> None:
         reader, self._writer = os.pipe()
-        self._child = _fork(functools.partial(self._serve, reader))
+        self._child = _fork(functools.partial(self._serve, reader, prepare, task))
         os.close(reader)
 
-    def _serve(self, reader: int) -> None:
+    def _serve(self, reader: int, prepare: Callable[[], None], task: Callable[[Any], None]) -> None:
         os.close(self._writer)
-        os.environ |= staging.KERNEL_ENVIRONMENT  # read when numerical libraries are imported, which is now
-        _import(FOR_RUNS)
+        prepare()
         with os.fdopen(reader, "rb") as pipe:
-            if known := pipe.read():
-                sources.PARSED |= pickle.loads(known)
-                build(self.profile)
+            if told := pipe.read():
+                task(pickle.loads(told))
 
-    def work(self) -> None:
-        """Have it compute missing runs and execute stale pages; what this process has learnt of sources is handed on."""
-        with (
-            contextlib.suppress(BrokenPipeError),
-            os.fdopen(self._writer, "wb") as pipe,
-        ):  # it ended: the workflow's task
-            pickle.dump(sources.PARSED, pipe)
+    def tell(self, what: Any) -> None:
+        """Have it begin; if it has ended, its work is left to the workflow."""
+        with contextlib.suppress(BrokenPipeError), os.fdopen(self._writer, "wb") as pipe:
+            pickle.dump(what, pipe)
 
     def wait(self) -> None:
         """Wait until it has done its work."""
@@ -86,22 +75,53 @@ class Host:
         self.wait()
 
 
-def build(profile: str) -> None:
-    """Compute missing runs of all pages and execute the pages that need it; nothing is raised for what fails."""
-    planned = {name: staging.plan(name, profile) for name in bookbuild.pages_without_runs(profile)}
-    _import({run.module for some in planned.values() for run in some})
-    prepare = functools.cache(lambda: _import_for_pages(bookbuild.pages()))  # while workers compute
-    with contextlib.suppress(runs.RunError):  # the workflow tells
-        wanted = [run for some in planned.values() for run in some]
-        # the first page's runs are small: at the end they leave no worker idle
-        runs.ensure(wanted[::-1], executor=functools.partial(_workers, meanwhile=prepare))
-    for name, some in planned.items():
-        if None not in (results := [runs.load(run) for run in some]):
-            bookbuild.list_runs(name, profile, results)
-    if todo := bookbuild.pages_to_execute(profile):
-        prepare()
+class Host(_Told):
+    """A fork of this process that imports what runs need, and forks one that imports what pages need beside it.
+
+    Examples
+    --------
+    >>> if possible():
+    ...     Host("smoke").dismiss()
+    """
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+        super().__init__(self._prepare, self._build)
+
+    def work(self) -> None:
+        """Have it compute missing runs and execute stale pages; what this process has learnt of sources is handed on."""
+        self.tell(sources.PARSED)
+
+    def _prepare(self) -> None:
+        os.environ |= staging.KERNEL_ENVIRONMENT  # read when numerical libraries are imported, which is now
+        _import(FOR_ALL)
+        self._pages = _Told(_import_for_pages, self._execute)
+        _import(FOR_RUNS)
+        with contextlib.suppress(Exception):
+            importlib.import_module("medrepro.training").import_fabric()
+
+    def _build(self, known: dict) -> None:
+        """Compute missing runs of all pages and execute the pages that need it; nothing is raised for what fails."""
+        sources.PARSED |= known
+        planned = {name: staging.plan(name, self.profile) for name in bookbuild.pages_without_runs(self.profile)}
+        _import({run.module for some in planned.values() for run in some})
+        with contextlib.suppress(runs.RunError):  # the workflow tells
+            wanted = [run for some in planned.values() for run in some]
+            # the first page's runs are small: at the end they leave no worker idle
+            runs.ensure(wanted[::-1], executor=_workers)
+        for name, some in planned.items():
+            if None not in (results := [runs.load(run) for run in some]):
+                bookbuild.list_runs(name, self.profile, results)
+        todo = bookbuild.pages_to_execute(self.profile)
         todo.sort(key=staging.figures_in, reverse=True)  # what takes long is not begun last
-        _in_children([functools.partial(_page, name, profile) for name in todo], runs.cores())
+        self._pages.tell((todo, sources.PARSED))
+        self._pages.wait()
+
+    def _execute(self, told: tuple[list[str], dict]) -> None:
+        """Execute pages, in a process that has imported what they need."""
+        todo, known = told
+        sources.PARSED |= known
+        _in_children([functools.partial(_page, name, self.profile) for name in todo], runs.cores())
 
 
 def _import(names: Iterable[str]) -> None:
@@ -111,9 +131,10 @@ def _import(names: Iterable[str]) -> None:
                 importlib.import_module(name)
 
 
-def _import_for_pages(pages: Sequence[str]) -> None:
+def _import_for_pages() -> None:
     _import(FOR_PAGES)
-    _import(module for page in pages for module in staging.imported(page))
+    with contextlib.suppress(Exception):
+        _import(module for page in bookbuild.pages() for module in staging.imported(page))
     with contextlib.suppress(Exception):
         _rehearse()
 
@@ -131,11 +152,8 @@ def _rehearse() -> None:
         plotting.png(figure)
 
 
-def _workers(number: int, *, meanwhile: Callable[[], None]) -> Executor:
-    pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
-    pool.submit(int)  # forks all workers now, before there is a second thread
-    meanwhile()
-    return pool
+def _workers(number: int) -> Executor:
+    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
 
 
 # -- children --------------------------------------------------------------------------------------------------------
