@@ -128,12 +128,33 @@ def followed(modules: str | Iterable[str]) -> list[str]:
     return sorted(seen)
 
 
+#: What was found for modules, and their files and folders as they were then.
+_DIGESTS: dict[tuple[str, ...], tuple[dict[Path, tuple[int, int]], str]] = {}
+
+
 def source_digest(modules: str | Iterable[str]) -> str:
     """SHA-256 over the code of all modules that `followed` finds (comments and docstrings do not count)."""
-    total = hashlib.sha256()
-    for module in followed(modules):
-        total.update(f"{module}:{_parse(module)[0]}\n".encode())
-    return total.hexdigest()
+    start = (modules,) if isinstance(modules, str) else tuple(modules)
+    files, digest = _DIGESTS.get(start, ({}, ""))
+    if not files or any(_stamp(path) != stamp for path, stamp in files.items()):
+        names = followed(start)
+        total = hashlib.sha256()
+        for module in names:
+            total.update(f"{module}:{_parse(module)[0]}\n".encode())
+        files, digest = {}, total.hexdigest()
+        for path in map(module_file, names):
+            files |= {path: _stamp(path), path.parent: _stamp(path.parent)}  # a folder's changes when a module is added
+        _DIGESTS[start] = files, digest
+    return digest
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Time of change and size of a file, None where it is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 def imports_of(code: str) -> list[str]:

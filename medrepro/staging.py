@@ -165,7 +165,8 @@ def execute(notebook: str, profile: str, *, kernel_manager_class: type | None = 
         with open(log, "w", encoding="utf-8") as output, _environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(
                 paths.notebook_file(notebook), part, {"profile": profile, **given}, progress_bar=False,
-                log_output=False, stdout_file=output, stderr_file=output, cwd=part.parent, **how,
+                log_output=False, stdout_file=output, stderr_file=output, cwd=part.parent,
+                request_save_on_cell_execute=False, **how,  # at the end and when a cell fails: a page kept so far is of no use
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         cell = failed_cell(part)

@@ -28,8 +28,9 @@ from medrepro.imports import without_address_grammar
 FOR_ALL = ("torch",)
 FOR_RUNS = ("threadpoolctl", "safetensors.torch")
 FOR_PAGES = (
-    "nbformat", "papermill", "medrepro.kernels", "ipykernel.kernelapp", "pandas", "matplotlib_inline.backend_inline",
+    "nbformat", "papermill", "medrepro.kernels", "ipykernel.kernelapp", "ipykernel.debugger", "pandas", "matplotlib_inline.backend_inline",
     "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "numba", "sqlite3",
+    "torch._dynamo",  # imported by the first optimiser
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
