@@ -128,6 +128,12 @@ def followed(modules: str | Iterable[str]) -> list[str]:
     return sorted(seen)
 
 
+def libraries(modules: str | Iterable[str]) -> list[str]:
+    """What the modules found by `followed` import from elsewhere, inside functions too: modules, and names in them."""
+    found = {name for module in followed(modules) for name in _parse(module)[1]}
+    return sorted(name for name in found if not name.startswith("medrepro"))
+
+
 #: What was found for modules, and their files and folders as they were then.
 _DIGESTS: dict[tuple[str, ...], tuple[dict[Path, tuple[int, int]], str]] = {}
 

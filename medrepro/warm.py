@@ -105,11 +105,13 @@ class Host(_Told):
         """Compute missing runs of all pages and execute the pages that need it; nothing is raised for what fails."""
         sources.PARSED |= known
         planned = {name: staging.plan(name, self.profile) for name in bookbuild.pages_without_runs(self.profile)}
-        _import({run.module for some in planned.values() for run in some})
+        wanted = [run for some in planned.values() for run in some]
+        _import({run.module for run in wanted})
+        later = {run.module for run in wanted if None in map(runs.load, run.parents())}
+        meanwhile = functools.cache(lambda: _import(sources.libraries(later)))
         with contextlib.suppress(runs.RunError):  # the workflow tells
-            wanted = [run for some in planned.values() for run in some]
             # the first page's runs are small: at the end they leave no worker idle
-            runs.ensure(wanted[::-1], executor=_workers)
+            runs.ensure(wanted[::-1], executor=functools.partial(_workers, meanwhile=meanwhile))
         for name, some in planned.items():
             if None not in (results := [runs.load(run) for run in some]):
                 bookbuild.list_runs(name, self.profile, results)
@@ -153,8 +155,11 @@ def _rehearse() -> None:
         plotting.png(figure)
 
 
-def _workers(number: int) -> Executor:
-    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
+def _workers(number: int, *, meanwhile: Callable[[], None]) -> Executor:
+    pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
+    pool.submit(int)  # forks all workers now, before there is a second thread
+    meanwhile()  # what runs that wait for others import at their own time, here once for all
+    return pool
 
 
 # -- children --------------------------------------------------------------------------------------------------------

@@ -50,6 +50,13 @@ def package(tmp_path, monkeypatch, request):
     return name, write
 
 
+def test_libraries_are_found_inside_functions_too(package):
+    name, write = package
+    write("lazy.py", "def f():\n    from json import dumps\n    return dumps\n")
+    assert {"json", "json.dumps", "os"} <= set(sources.libraries(f"{name}.main"))
+    assert "ast" not in sources.libraries(f"{name}.main")
+
+
 @pytest.mark.quick
 def test_imports_are_followed_at_the_top_inside_functions_and_through_packages(package):
     name, _ = package
