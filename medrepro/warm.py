@@ -29,7 +29,7 @@ FOR_ALL = ("torch",)
 FOR_RUNS = ("threadpoolctl", "safetensors.torch")
 FOR_PAGES = (
     "nbformat", "papermill", "medrepro.kernels", "ipykernel.kernelapp", "ipykernel.debugger", "pandas", "matplotlib_inline.backend_inline",
-    "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "numba", "sqlite3",
+    "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "sqlite3",
     "torch._dynamo",  # imported by the first optimiser
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
@@ -143,8 +143,9 @@ def _import_for_pages() -> None:
 
 
 def _rehearse() -> None:
-    """Draw a figure with a formula: fonts, grammar and layout are then known to all kernels."""
+    """Draw a figure with a formula and compile a function: what is looked up for that is then known to all kernels."""
     import matplotlib.pyplot as plt
+    import numba
 
     from medrepro import plotting
 
@@ -153,6 +154,7 @@ def _rehearse() -> None:
         figure, axis = plt.subplots()
         axis.set(title=r"$\alpha^2$", xscale="log")
         plotting.png(figure)
+    numba.njit(lambda: 0)()
 
 
 def _workers(number: int, *, meanwhile: Callable[[], None]) -> Executor:

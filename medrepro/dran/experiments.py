@@ -18,7 +18,7 @@ MODELS = ("dran", "dncnn", "dynamic_dncnn", "residual_mid_like")
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {
         "device": "cpu",  # kind of device, part of a run's digest
-        "train": {"steps": 20, "num_images": 6, "size": 40, "crop": 24, "batch_size": 4, "lr": 3e-3},
+        "train": {"steps": 20, "num_images": 6, "size": 32, "crop": 16, "batch_size": 4, "lr": 3e-3},
         "dran": {"features": 8, "layers": 1},
         "rival": {"features": 8, "depth": 5},
         "test": {"test_images": 1, "test_size": 32},
