@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -108,10 +109,10 @@ class Host(_Told):
         wanted = [run for some in planned.values() for run in some]
         _import({run.module for run in wanted})
         later = {run.module for run in wanted if None in map(runs.load, run.parents())}
-        meanwhile = functools.cache(lambda: _import(sources.libraries(later)))
+        workers = _Workers(lambda: _import(sources.libraries(later)))
         with contextlib.suppress(runs.RunError):  # the workflow tells
             # the first page's runs are small: at the end they leave no worker idle
-            runs.ensure(wanted[::-1], executor=functools.partial(_workers, meanwhile=meanwhile))
+            runs.ensure(wanted[::-1], executor=workers)
         for name, some in planned.items():
             if None not in (results := [runs.load(run) for run in some]):
                 bookbuild.list_runs(name, self.profile, results)
@@ -157,11 +158,22 @@ def _rehearse() -> None:
     numba.njit(lambda: 0)()
 
 
-def _workers(number: int, *, meanwhile: Callable[[], None]) -> Executor:
-    pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
-    pool.submit(int)  # forks all workers now, before there is a second thread
-    meanwhile()  # what runs that wait for others import at their own time, here once for all
-    return pool
+class _Workers:
+    """Makes pools of forked workers, one after the other; beside the first, it imports what later ones would import."""
+
+    def __init__(self, imports: Callable[[], None]) -> None:
+        self._imports, self._beside = imports, None
+
+    def __call__(self, number: int) -> Executor:
+        """A pool; no import is under way when its workers are forked, which is now."""
+        if self._beside is not None:
+            self._beside.join()
+        pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("fork"), initializer=end_with_parent)
+        pool.submit(int)
+        if self._beside is None:
+            self._beside = threading.Thread(target=self._imports, daemon=True)
+            self._beside.start()
+        return pool
 
 
 # -- children --------------------------------------------------------------------------------------------------------
