@@ -144,12 +144,13 @@ def _import_for_pages() -> None:
 
 
 def _rehearse() -> None:
-    """Draw a figure with a formula and compile a function: what is looked up for that is then known to all kernels."""
+    """Draw a figure with a formula, compile a function: what is looked up for that is then known to all kernels."""
     import matplotlib.pyplot as plt
     import numba
 
-    from medrepro import plotting
+    from medrepro import plotting, provenance
 
+    provenance.all_versions()
     with plt.rc_context():
         plotting.use_style()
         figure, axis = plt.subplots()

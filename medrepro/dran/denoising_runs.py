@@ -37,7 +37,6 @@ QUALITIES = ("psnr", "ssim", "offset")
 NUM_EPOCHS = 20  # parts that a training is told in: history, rate and temperature change from part to part
 RISE = 0.3  # share of a training over which the one-cycle rate rises
 START = 25.0  # the one-cycle rate begins at its peak over this number
-NUM_RECALIBRATION = 50  # batches
 
 
 def one_cycle(epoch: int, num_epochs: int = NUM_EPOCHS) -> float:
@@ -104,6 +103,7 @@ def train_denoiser(
     test_size: int,
     levels: Sequence[float] = LEVELS,
     test_looks: Sequence[str] = LOOKS,
+    recalibration: int = 50,
     keep_weights: bool = False,
     device: str = "cpu",
     scratch: Path | None = None,
@@ -128,6 +128,8 @@ def train_denoiser(
         Lower the temperature of the attention by 3 at every twentieth of the training, down to 1.
     test_looks, test_images, test_size, levels
         Test phantoms of each look, which no training sees; noise levels of the test.
+    recalibration
+        Batches over which the statistics of the way ``recalibrated`` are averaged.
     keep_weights
         Bring the weights along.
 
@@ -183,7 +185,7 @@ def train_denoiser(
     }
     kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}  # the test recalibrates its statistics
     weights = {"weights": kept} if keep_weights else {}
-    arrays = _tested(net, crops, test_looks, test_images, test_size, levels)
+    arrays = _tested(net, crops(recalibration), test_looks, test_images, test_size, levels)
     return {"metrics": metrics, "history": trained.history, "arrays": arrays, **weights}
 
 
@@ -286,14 +288,14 @@ def _device(net: nn.Module) -> torch.device:
 
 
 def _tested(
-    net: nn.Module, crops: Callable[[int], NoisyCrops], looks: Sequence[str], count: int, size: int, levels: Sequence[float],
+    net: nn.Module, crops: NoisyCrops, looks: Sequence[str], count: int, size: int, levels: Sequence[float],
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Arrays of `train_denoiser`; afterwards the network holds recalibrated statistics."""
     shape = (len(NOISES), len(WAYS), len(looks), len(levels), count)
     arrays = {name: np.empty(shape, np.float32) for name in QUALITIES}
     for w, way in enumerate(WAYS):
         if way == "recalibrated":
-            recalibrate(net, (noisy.to(_device(net)) for noisy, _ in crops(NUM_RECALIBRATION)))
+            recalibrate(net, (noisy.to(_device(net)) for noisy, _ in crops))
         for (n, preset), (r, look) in itertools.product(enumerate(NOISES), enumerate(looks)):
             clean = clean_test(look, count, size=size)
             noisy = [with_noise(clean, at_level(tested, preset), seed=v) for v, tested in enumerate(levels)]

@@ -18,7 +18,9 @@ MODELS = ("dran", "dncnn", "dynamic_dncnn", "residual_mid_like")
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {
         "device": "cpu",  # kind of device, part of a run's digest
-        "train": {"steps": 20, "num_images": 6, "size": 32, "crop": 16, "batch_size": 4, "lr": 3e-3},
+        "train": {
+            "steps": 20, "num_images": 6, "size": 32, "crop": 16, "batch_size": 4, "lr": 3e-3, "recalibration": 5,
+        },
         "dran": {"features": 8, "layers": 1},
         "rival": {"features": 8, "depth": 5},
         "test": {"test_images": 1, "test_size": 32},
@@ -152,8 +154,6 @@ def _training(settings: dict[str, Any], model: str, noise: str, seed: int, **mor
     network = settings["dran"] if model.startswith("dran") else dict(settings["rival"])
     if model == "residual_mid_like":
         network.pop("depth")  # 8 layers: our choice, since the original's are not known
-    elif model == "dynamic_dncnn":
-        network.pop("depth")  # always 17
     given = {"model": model, "noise": noise, "seed": seed, "looks": list(SEEN), "network": network}
     return Run(TRAINING, {**given, **settings["train"], **settings["test"], **more}, settings["device"])
 
