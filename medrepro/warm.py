@@ -26,12 +26,11 @@ from medrepro import bookbuild, runs, sources, staging
 from medrepro.imports import without_address_grammar
 
 #: Imported before the first worker is forked, and before the first kernel, beside the modules of runs and cells.
-FOR_ALL = ("torch",)
+FOR_ALL = ("torch", "torch._dynamo")  # the latter is imported by the first optimiser, and by Fabric
 FOR_RUNS = ("threadpoolctl", "safetensors.torch")
 FOR_PAGES = (
     "nbformat", "papermill", "medrepro.kernels", "ipykernel.kernelapp", "ipykernel.debugger", "pandas", "matplotlib_inline.backend_inline",
     "matplotlib.pyplot", "PIL.Image", "PIL.PngImagePlugin", "pydicom.pixels", "nibabel", "sqlite3",
-    "torch._dynamo",  # imported by the first optimiser
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
