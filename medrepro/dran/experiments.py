@@ -27,6 +27,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means"],
         "finder": {"num_train": 8, "num_test": 12, "size": 32, "features": 8, "num_epochs": 2},
         "finder_seeds": 2,
+        "real": {"every": 12, "size": 64},  # slices of a volume, side of real images
         "seeds": 2,
         "rival_seeds": 1,  # trainings of every other network
     },
@@ -40,6 +41,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
         "finder": {"num_train": 96, "num_test": 64, "size": 48, "features": 8, "num_epochs": 12},
         "finder_seeds": 3,
+        "real": {"every": 4, "size": 128},
         "seeds": 2,
         "rival_seeds": 1,  # by three seeds, and longer, DRAN and DnCNN are recorded
     },
@@ -52,6 +54,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
         "finder": {"num_train": 1000, "num_test": 400, "size": 128, "features": 32, "num_epochs": 60},
         "finder_seeds": 3,
+        "real": {"every": 4, "size": 128},
         "seeds": 3,
         "rival_seeds": 3,
     },
@@ -67,6 +70,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "classical": ["noisy", "median", "total variation", "wavelet", "non-local means", "BM3D"],
         "finder": {"num_train": 1000, "num_test": 400, "size": 256, "features": 32, "num_epochs": 100},
         "finder_seeds": 5,
+        "real": {"every": 4, "size": 128},
         "seeds": 5,
         "rival_seeds": 5,
     },

@@ -5,6 +5,7 @@ channels and pixels, and a table's number is the mean over images.
 """
 
 import numpy as np
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 Images = np.ndarray | Tensor
@@ -57,8 +58,6 @@ def ssim(denoised: Images, clean: Images, *, window: str = "uniform", clip: bool
     ValueError
         As in `psnr`; unknown window.
     """
-    from skimage.metrics import structural_similarity
-
     if window not in WINDOWS:
         raise ValueError(f"window is {window!r}: choose one of {', '.join(WINDOWS)}")
     a, b = _pair(denoised, clean, clip)

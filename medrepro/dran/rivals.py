@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 from torch import nn
 
 from medrepro.dran.bm3d import bm3d
@@ -67,21 +68,15 @@ def _median(image: np.ndarray, sd: float) -> np.ndarray:
 
 
 def _tv(image: np.ndarray, sd: float) -> np.ndarray:
-    from skimage.restoration import denoise_tv_chambolle
-
     return denoise_tv_chambolle(image, weight=1.2 * sd, channel_axis=_channel_axis(image))
 
 
 def _wavelet(image: np.ndarray, sd: float) -> np.ndarray:
-    from skimage.restoration import denoise_wavelet
-
     options = {"method": "BayesShrink", "mode": "soft", "rescale_sigma": True}
     return denoise_wavelet(image, sigma=sd, channel_axis=_channel_axis(image), **options)
 
 
 def _nlm(image: np.ndarray, sd: float) -> np.ndarray:
-    from skimage.restoration import denoise_nl_means
-
     options = {"h": 0.8 * sd, "sigma": sd, "patch_size": 5, "patch_distance": 6, "fast_mode": True}
     return denoise_nl_means(image, channel_axis=_channel_axis(image), **options)
 
