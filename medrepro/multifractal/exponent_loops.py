@@ -5,8 +5,9 @@ needed wait in the first-level cache, and what an exponent is for (a map, a mean
 it is known. For float32 and box sides that are powers of two; `Exponents` does the same in PyTorch, for all else.
 """
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -349,32 +350,31 @@ class CompiledExponents(Exponents):
         ends = np.zeros((0, 2), np.float32) if self.extremes is None else self.extremes.ends.t().contiguous().numpy()
         to_planes = self._new(n, self.planes.shape[1:])
         totals, ties = torch.zeros(n), torch.zeros(n, 2, dtype=torch.long)
-        sums = []  # of every part, for the table and for d
 
-        def work(part: slice) -> None:
-            sums.append((np.zeros(points), np.zeros(len(d) if to_c else 0)))
+        def work(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            sums = np.zeros(points), np.zeros(len(d) if to_c else 0)  # for the table and for d
             read = (values[part] for values in self._of_planes)
             given = grad.numpy()[part], of_planes[part], factors, table, plus_map, ends[part]
-            made = to_planes.numpy()[part], *sums[-1], totals.numpy()[part], ties.numpy()[part]
+            made = to_planes.numpy()[part], *sums, totals.numpy()[part], ties.numpy()[part]
             backward(*read, *self._of_all, d, purpose, *given, *made)
+            return sums
 
-        self._in_parts(work)
+        sums = self._in_parts(work)
         if self.extremes is not None:
             self.add_extremes(to_planes, totals, ties.t())
         to_table, to_d = (torch.from_numpy(sum(parts)) for parts in zip(*sums, strict=True))
         return to_planes, coefficients_from(to_d.float()) if to_c else None, to_table
 
-    def _in_parts(self, work: Callable[[slice], None]) -> None:
-        """Call `work` with a part of the planes for each of PyTorch's threads, if there is enough to do for them."""
+    def _in_parts(self, work: Callable[[slice], Any]) -> list[Any]:
+        """What `work` returns for a part of the planes for each of PyTorch's threads, if there is enough to do for them."""
         n = len(self.planes)
         parts = max(1, min(torch.get_num_threads(), n, self.planes.numel() // SHARE))
         first, *others = (slice(n * part // parts, n * (part + 1) // parts) for part in range(parts))
-        threads = [threading.Thread(target=work, args=(part,)) for part in others]
-        for thread in threads:
-            thread.start()
-        work(first)
-        for thread in threads:
-            thread.join()
+        if not others:
+            return [work(first)]
+        with ThreadPoolExecutor(len(others)) as pool:
+            elsewhere = [pool.submit(work, part) for part in others]
+            return [work(first), *(done.result() for done in elsewhere)]
 
     def _new(self, n: int, size: tuple[int, int] | None = None) -> Tensor:
         """Room for n planes; NumPy asks for large pages of memory, and to touch small ones takes longer than the loops."""
