@@ -97,6 +97,14 @@ def _take(x, top, left, side, reflect, start, n, w):
                     w[np.uintp(row + channel)] = 0
 
 
+@part
+def _keep(w, start, n, tile, out):
+    """The 36 rows of a tile into `out` (36, tiles, C)."""
+    for i in range(36):
+        for channel in range(n):
+            out[i, tile, np.uintp(start + channel)] = w[np.uintp(i * PITCH + channel)]
+
+
 @compiled
 def input_tiles(x, first, columns, pad, reflect, k, out):
     """Transformed tiles first, first + 1, ... of a map (H, W, C), `columns` in a row, into `out` (36, tiles, C)."""
@@ -110,9 +118,7 @@ def input_tiles(x, first, columns, pad, reflect, k, out):
                 _input_axis(w, 6 * i * PITCH, PITCH, n, k)
             for j in range(6):
                 _input_axis(w, j * PITCH, 6 * PITCH, n, k)
-            for i in range(36):
-                for channel in range(n):
-                    out[i, tile, np.uintp(start + channel)] = w[np.uintp(i * PITCH + channel)]
+            _keep(w, start, n, tile, out)
 
 
 @compiled
@@ -128,9 +134,7 @@ def gradient_tiles(grad, first, columns, k, out):
                 _transposed_axis(w, 6 * i * PITCH, PITCH, n, k)
             for j in range(6):
                 _transposed_axis(w, j * PITCH, 6 * PITCH, n, k)
-            for i in range(36):
-                for channel in range(n):
-                    out[i, tile, np.uintp(start + channel)] = w[np.uintp(i * PITCH + channel)]
+            _keep(w, start, n, tile, out)
 
 
 @part
