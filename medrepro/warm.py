@@ -124,7 +124,7 @@ class Host(_Told):
         """Execute pages, in a process that has imported what they need."""
         todo, known = told
         sources.PARSED |= known
-        _in_children([functools.partial(_page, name, self.profile) for name in todo], runs.cores())
+        _in_children([functools.partial(_page, name, self.profile) for name in todo], runs.cores() + 1)  # kernels wait now and then
 
 
 def _import(names: Iterable[str]) -> None:
