@@ -124,7 +124,9 @@ class Host(_Told):
         """Execute pages, in a process that has imported what they need."""
         todo, known = told
         sources.PARSED |= known
-        _in_children([functools.partial(_page, name, self.profile) for name in todo], runs.cores() + 1)  # kernels wait now and then
+        cores = runs.cores()
+        at_once = cores + (cores > 1)  # kernels wait now and then
+        _in_children([functools.partial(_page, name, self.profile) for name in todo], at_once)
 
 
 def _import(names: Iterable[str]) -> None:

@@ -533,10 +533,10 @@ def norm_table(
     net = fresh("authors_code", seed=seed, bn=bn, features=features, layers=layers).train()
     images = noisy_input(phantoms(size=32)[:4, :, 8:24, 8:24], 25)
     layer, seen = net.blocks[0][0], []
-    hook = layer.conv.register_forward_hook(lambda _, __, y: seen.append((y.mean((0, 2, 3)), y.std((0, 2, 3)))))
-    for _ in range(steps):
-        seen.clear()
+    for _ in range(steps - 1):
         net(images)
+    hook = layer.conv.register_forward_hook(lambda _, __, y: seen.append((y.mean((0, 2, 3)), y.std((0, 2, 3)))))
+    net(images)
     hook.remove()
     rows = []
     for use, (mean, sd) in enumerate(seen):
