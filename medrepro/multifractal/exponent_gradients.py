@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrepro.multifractal.boxes import NestedBoxes
-from medrepro.multifractal.maps import may_be_kept
+from medrepro.multifractal.maps import may_be_kept, split
 from medrepro.multifractal.measure import HIGH, LOW, Extremes, Rescaling, planes_of
 from medrepro.multifractal.tabulated import Reader
 
@@ -102,8 +102,9 @@ class Exponents:
         to_planes = torch.empty_like(self.planes)
         self._boxes().spread(upstream, masses, self.factors, to_planes)
         if self.extremes is not None:
-            ties = self.extremes.ties(self.planes, self.extremes.ends.t())
-            self.add_extremes(to_planes, to_planes.sum((1, 2)), ties)
+            blocks = (split(part, self.extremes.count) for part in (self.planes, self.extremes.ends.t()))
+            ties = [self.extremes.ties(block, ends) for block, ends in zip(*blocks, strict=True)]
+            self.add_extremes(to_planes, to_planes.sum((1, 2)), torch.cat(ties, 1))
         return to_planes, self._to_c(masses, upstream) if to_c else None
 
     def gradient_of_moments(self, once: Tensor, twice: Tensor | None, *, to_c: bool) -> tuple[Tensor, Tensor | None]:

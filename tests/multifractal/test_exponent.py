@@ -365,6 +365,21 @@ def test_large_maps_in_parts_on_threads(threads, monkeypatch):
         torch.set_num_threads(before)
 
 
+@pytest.mark.filterwarnings("error")  # of a buffer that is too small
+@pytest.mark.parametrize("minmax", ["batch", "sample"])
+@pytest.mark.parametrize("elements", [1, 700])
+def test_the_size_of_a_block_changes_nothing(elements, minmax, monkeypatch):
+    """In double precision, which goes through PyTorch: extremes are looked for, and their ties counted, in blocks."""
+    layer, upstream, made = Exponent(minmax=minmax), noise(3, 5, 17, 12, seed=1), []
+    for size in (10**9, elements):
+        monkeypatch.setattr("medrepro.multifractal.maps.BLOCK", size)
+        leaf = (noise(3, 5, 17, 12) - 0.5).relu().requires_grad_()
+        alpha = layer(leaf)
+        made.append((alpha, *torch.autograd.grad(alpha, leaf, upstream)))
+    for one, other in zip(*made, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
 def test_non_contiguous_maps_give_the_same_exponent():
     x = noise(3, 12, 10, 4)
     for view in (x.permute(0, 3, 1, 2), x[:, ::2].transpose(1, 3), x[..., :1].expand(3, 12, 10, 5)):
